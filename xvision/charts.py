@@ -1,0 +1,142 @@
+"""What can be drawn, as data: a closed union, described once and drawn by plotly on screen and matplotlib on paper.
+
+Every chart carries the sentence that replaces it for a reader who cannot see it (``alt``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from xvision import codec
+
+
+@codec.record
+class Axis:
+    """A labelled axis; ``unit`` is printed after the label; limits left out follow the data."""
+
+    label: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    ticks: tuple[tuple[float, str], ...] = ()
+    """Positions and their words, e.g. ((0.0157, "4/255"),)."""
+
+
+@codec.record
+class Series:
+    """Points joined by a line, with an interval band where ``low`` and ``high`` are given; None is a gap."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    marks: bool = True
+
+    def __post_init__(self) -> None:
+        for part in (self.y, self.low, self.high):
+            if part and len(part) != len(self.x):
+                raise ValueError(f"series {self.name!r}: {len(part)} values for {len(self.x)} positions")
+
+
+@codec.record
+class Reference:
+    """A straight line to compare with: a threshold, chance, a clean value."""
+
+    label: str
+    value: float
+    axis: Literal["x", "y"] = "y"
+
+
+@codec.record
+class Lines:
+    title: str
+    alt: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    references: tuple[Reference, ...] = ()
+    diagonal: str = ""
+    """Label of the identity line; empty draws none."""
+    kind: Literal["lines"] = "lines"
+
+
+@codec.record
+class Bars:
+    """Grouped vertical bars: one value per category and series."""
+
+    title: str
+    alt: str
+    categories: tuple[str, ...]
+    y: Axis
+    series: Mapping[str, tuple[float, ...]]
+    x: Axis = Axis("")
+    kind: Literal["bars"] = "bars"
+
+
+@codec.record
+class Mark:
+    """One row of a forest: a value with its interval, or a reason why there is none."""
+
+    label: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    """Printed beside the row: group size, or why there is no value."""
+
+
+@codec.record
+class Forest:
+    """Rows of point and interval on one value axis: groups, methods, criteria."""
+
+    title: str
+    alt: str
+    value: Axis
+    marks: tuple[Mark, ...]
+    references: tuple[Reference, ...] = ()
+    kind: Literal["forest"] = "forest"
+
+
+@codec.record
+class HeatMap:
+    """A small matrix of numbers, printed in its cells. Images are never heat maps."""
+
+    title: str
+    alt: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    x_label: str
+    y_label: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    better: Literal["higher", "lower", "neither"] = "neither"
+    kind: Literal["heat map"] = "heat map"
+
+
+@codec.record
+class Images:
+    """Pictures of stored cases: one row per case, one column per picture, both named in the run's case records."""
+
+    title: str
+    alt: str
+    cases: tuple[str, ...]
+    pictures: tuple[str, ...]
+    kind: Literal["images"] = "images"
+
+
+@codec.record
+class Table:
+    """Rows of text and numbers; numbers stay numbers so that each outlet can align and export them."""
+
+    title: str
+    alt: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+    kind: Literal["table"] = "table"
+
+
+Chart = Lines | Bars | Forest | HeatMap | Images | Table

@@ -1,0 +1,127 @@
+"""What an analysis returns: numbers, pictures of them, cases, caveats. Plain data, complete, and nothing else is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from xvision import codec, text
+from xvision.charts import Chart
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+Better = Literal["higher", "lower", "neither"]
+Where = Mapping[str, str | int | float]
+
+
+class NotApplicable(Exception):
+    """Raised by an analysis that cannot say anything about this model or data; its message is the reason shown."""
+
+
+@codec.record
+class Metric:
+    """One number with its uncertainty, or the reason why it cannot be given.
+
+    n counts independent units: patients where they are known, else images. An estimate has both ``low`` and ``high``
+    (95 % unless ``interval`` says otherwise); an exact count or setting has unit "count" and none. ``where`` says of whom and
+    under what: ``{"sex": "F"}``, ``{"epsilon": 0.0157, "norm": "linf"}``.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = ""
+    better: Better = "neither"
+    where: Where = field(default_factory=dict)
+    reason: str | None = None
+    interval: str = ""
+    """How the interval was made: Wilson, DeLong, patient bootstrap, …"""
+
+    def __post_init__(self) -> None:
+        numbers = [number for number in (self.value, self.low, self.high) if number is not None]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"metric {self.name!r}: {numbers} is not finite; use None with a reason")
+        if self.value is None:
+            if not self.reason or self.low is not None or self.high is not None:
+                raise ValueError(f"metric {self.name!r}: a missing value needs a reason and has no interval")
+        elif not self.n and self.unit != "count":
+            raise ValueError(f"metric {self.name!r}: a value needs n")
+        if (self.low is None) != (self.high is None) or (self.low is not None and self.low > (self.high or 0.0)):
+            raise ValueError(f"metric {self.name!r}: the interval ({self.low}, {self.high}) is not one")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image worth looking at. pictures: name → uint8 (H, W) or (H, W, 3); maps: name → float array kept as numbers."""
+
+    id: str
+    facts: Mapping[str, str | float | int] = field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """summary: one or two sentences an auditor may quote. tables: per-case rows, one per (case, condition)."""
+
+    summary: str
+    metrics: tuple[Metric, ...]
+    charts: tuple[Chart, ...] = ()
+    cases: tuple[Case, ...] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+
+@codec.record
+class StoredCase:
+    """A case as the run folder holds it: pictures by name as paths relative to the run."""
+
+    id: str
+    facts: Mapping[str, str | float | int]
+    pictures: Mapping[str, str]
+    maps: str | None = None
+
+
+@codec.record
+class Record:
+    """One analysis in the run folder, whatever became of it."""
+
+    analysis: str
+    title: str
+    pillar: str
+    question: str
+    status: Literal["ok", "skipped", "failed"]
+    key: str
+    options: Mapping[str, object]
+    seconds: float
+    reason: str = ""
+    """Why it was skipped, or the error of a failed one."""
+    traceback: str = ""
+    forward: int = 0
+    """Images passed forward through the model."""
+    backward: int = 0
+    summary: str = ""
+    metrics: tuple[Metric, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    cases: tuple[StoredCase, ...] = ()
+    tables: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    reference: str = ""
+    """What the numbers mean and do not mean: the analysis's own documentation."""
+
+
+def spoken(metric: Metric) -> str:
+    """The metric's value with its interval, or why it has none, in words."""
+    return text.value(metric.value, metric.low, metric.high, metric.unit, metric.reason)
+
+
+def named(metric: Metric) -> str:
+    """``Sensitivity (sex F)``."""
+    condition = text.condition(metric.where)
+    return f"{text.label(metric.name)} ({condition})" if condition else text.label(metric.name)
