@@ -1,0 +1,235 @@
+"""Which pixels a score depends on: gradient and integrated gradients, with the controls to compare them with.
+
+The only module that imports captum. Gradients are taken for the pixels alone, so a model's parameters, their ``.grad``
+and ``requires_grad`` stay as they were. Shapes: B batch, C channels, H W image, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients, Saliency
+from scipy.stats import rankdata
+
+from xvision.errors import ConfigError, DataError, ModelError
+from xvision.methods.filters import gaussian_blur, sobel_gradient
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+Baseline = Literal["black", "mean", "blur"]
+
+SMALLEST_DIFFERENCE = 1e-6
+BLUR_SIGMA_AT_224 = 10.0
+
+
+class Attribution(NamedTuple):
+    """Heat maps of a batch.
+
+    maps: (B, H, W) float32. target: (B,) the class explained. difference: (B,) score at the image minus score at the
+    baseline, None without a baseline. gap: (B,) how far the map's sum misses that difference, as a share of it, with
+    the difference taken as at least 1e-6; where the difference is near 0 the gap says nothing. None without a baseline.
+    """
+
+    maps: np.ndarray
+    target: np.ndarray
+    gap: np.ndarray | None
+    difference: np.ndarray | None
+
+
+def log_odds(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The score that is explained, (B,): target logit minus log-sum-exp of the other logits, that is log(p / (1 - p)).
+
+    For two classes it is the difference of the two logits. Unlike a probability it does not saturate, so a confident
+    prediction keeps its gradient; unlike a bare logit it ignores a shift common to all classes. For a multi-label
+    finding with logit z pass the two columns (0, z): its score is then z.
+
+    Raises:
+        ModelError: logits that are not (B, K) with at least two classes.
+        DataError: a target that is no class of the model.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ModelError(f"the model returned logits of shape {tuple(logits.shape)}: (B, K) with K >= 2 is needed")
+    outside = (targets < 0) | (targets >= logits.shape[1])
+    if bool(outside.any()):
+        raise DataError(
+            f"found target {int(targets[outside][0])}: the model has the classes 0 to {logits.shape[1] - 1}"
+        )
+    chosen = torch.nn.functional.one_hot(targets, logits.shape[1]).bool()
+    others = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=1)
+    return logits[chosen] - others
+
+
+def saliency(logits: Logits, pixels: torch.Tensor, targets: torch.Tensor) -> Attribution:
+    """Absolute gradient of the log-odds, largest over channels (Simonyan et al. 2014).
+
+    Where an infinitely small change of one pixel moves the score most; not how much a pixel contributed, and zero where
+    the model has saturated. The sign is lost. Cost: one forward and one backward pass per image.
+
+    Args:
+        logits: model, (B, C, H, W) in [0, 1] to (B, K).
+        pixels: (B, C, H, W).
+        targets: (B,) class to explain.
+
+    Raises:
+        DataError: targets that are no class of the model or do not match the images.
+        ModelError: fewer than two logits, or a gradient that is missing or not finite.
+    """
+    with _gradients_for_pixels():
+        images, explained = _inputs(pixels, targets)
+        method = Saliency(_score(logits))
+        gradients = method.attribute(images.requires_grad_(), additional_forward_args=explained)
+    maps = gradients.abs().amax(dim=1)
+    return Attribution(_finite_maps(maps, "saliency"), explained.cpu().numpy(), None, None)
+
+
+def integrated_gradients(
+    logits: Logits,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    baseline: Baseline,
+    steps: int = 32,
+    internal_batch: int = 64,
+) -> Attribution:
+    """Signed share of each pixel in the change of the log-odds from baseline to image (Sundararajan et al. 2017).
+
+    Gradients along the straight line from baseline to image, by Gauss-Legendre quadrature, times the distance
+    travelled, summed over channels. The maps sum to ``difference`` up to ``gap``; a large gap means too few steps. The
+    answer depends on the baseline: a pixel equal to it gets 0 however much the model uses it, so black hides dark
+    findings. Cost: ``steps`` forward and backward passes per image and two more forward passes.
+
+    Args:
+        logits: model, (B, C, H, W) in [0, 1] to (B, K).
+        pixels: (B, C, H, W).
+        targets: (B,) class to explain.
+        baseline: "black" 0 everywhere; "mean" the image's own mean per channel; "blur" the image blurred with a
+            standard deviation of 10 px at a side of 224, in proportion at others.
+        steps: quadrature points.
+        internal_batch: most images in one pass; changes memory and speed, not the result.
+
+    Raises:
+        ConfigError: an option is out of range.
+        DataError, ModelError: as ``saliency``.
+    """
+    if steps < 1 or internal_batch < 1:
+        raise ConfigError(f"found steps = {steps} and internal_batch = {internal_batch}: both must be at least 1")
+    score = _score(logits)
+    with _gradients_for_pixels():
+        images, explained = _inputs(pixels, targets)
+        reference = baseline_pixels(images, baseline)
+        parts = [slice(first, first + internal_batch) for first in range(0, len(images), internal_batch)]
+        done = [
+            _along_the_line(score, images[part], reference[part], explained[part], steps, internal_batch)
+            for part in parts
+        ]
+    maps = _finite_maps(torch.cat([contributions.sum(dim=1) for contributions, _ in done]), "integrated gradients")
+    difference: np.ndarray = torch.cat([change for _, change in done]).double().cpu().numpy()
+    missed = np.abs(maps.sum(axis=(1, 2), dtype=np.float64) - difference)
+    gap = missed / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
+    return Attribution(maps, explained.cpu().numpy(), gap, difference)
+
+
+def baseline_pixels(pixels: torch.Tensor, baseline: Baseline) -> torch.Tensor:
+    """The image without its content, (B, C, H, W); see ``integrated_gradients`` for the three kinds."""
+    if baseline == "black":
+        return torch.zeros_like(pixels)
+    if baseline == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).clone()
+    if baseline == "blur":
+        return gaussian_blur(pixels, BLUR_SIGMA_AT_224 * min(pixels.shape[2:]) / 224.0)
+    raise ConfigError(f"found baseline = {baseline!r}: known are {', '.join(get_args(Baseline))}")
+
+
+def sobel_edges(pixels: torch.Tensor) -> np.ndarray:
+    """Control map (B, H, W): strength of the edges in the mean over channels, blind to the model.
+
+    A method whose map is no better placed than this one has shown the image, not the model (Adebayo et al. 2018).
+    """
+    horizontal, vertical = sobel_gradient(pixels.detach().float().mean(dim=1, keepdim=True))
+    edges: np.ndarray = torch.hypot(horizontal, vertical).squeeze(1).cpu().numpy()
+    return edges
+
+
+def random_map(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Control map: independent uniform values in [0, 1), float32; what knowing nothing scores."""
+    return rng.random(shape, dtype=np.float32)
+
+
+def randomised_similarity(maps: np.ndarray, twin_maps: np.ndarray) -> np.ndarray:
+    """Spearman rank correlation per case between maps of the model and of a twin with re-initialised weights, (B,).
+
+    Near 1: the map hardly depends on what the model has learned, so it explains the image at best (Adebayo et al.
+    2018). Near 0 is necessary for a sound method, not sufficient. Ranks of ties are averaged. NaN where either map is
+    constant: the caller reports None with that reason.
+
+    Args:
+        maps, twin_maps: (B, H, W), same cases in the same order.
+    """
+    if maps.shape != twin_maps.shape or maps.ndim != 3:
+        raise DataError(f"found maps of shape {maps.shape} and {twin_maps.shape}: both must be the same (B, H, W)")
+    first, second = (_centred_ranks(each.reshape(len(each), -1)) for each in (maps, twin_maps))
+    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    similarity = np.full(len(maps), np.nan)
+    np.divide((first * second).sum(axis=1), scale, out=similarity, where=scale > 0)
+    return similarity
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    ranks: np.ndarray = rankdata(values, axis=1) - (values.shape[1] + 1) / 2.0
+    return ranks
+
+
+def _score(logits: Logits) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda pixels, targets: log_odds(logits(pixels), targets)
+
+
+def _along_the_line(
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    reference: torch.Tensor,
+    targets: torch.Tensor,
+    steps: int,
+    internal_batch: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    contributions = IntegratedGradients(score).attribute(
+        images, reference, additional_forward_args=targets, n_steps=steps, internal_batch_size=internal_batch
+    )
+    with torch.no_grad():
+        return contributions, score(images, targets) - score(reference, targets)
+
+
+def _inputs(pixels: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if pixels.ndim != 4 or targets.shape != pixels.shape[:1]:
+        raise DataError(
+            f"found pixels of shape {tuple(pixels.shape)} and targets of shape {tuple(targets.shape)}:"
+            " they must be (B, C, H, W) and (B,)"
+        )
+    return pixels.detach().clone().float(), targets.to(pixels.device, torch.int64)
+
+
+@contextmanager
+def _gradients_for_pixels() -> Iterator[None]:
+    """Gradients on whatever the caller had set; names the model as the cause when none reaches the pixels."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
+            raise
+        raise ModelError(
+            "no gradient of the logits reaches the pixels: the model detaches them, so explain it by occlusion"
+        ) from error
+
+
+def _finite_maps(maps: torch.Tensor, method: str) -> np.ndarray:
+    result: np.ndarray = maps.detach().float().cpu().numpy()
+    broken = ~np.isfinite(result).all(axis=(1, 2))
+    if broken.any():
+        raise ModelError(
+            f"{method}: the gradient is NaN or infinite for {int(broken.sum())} of {len(result)} images, the first in"
+            f" row {int(np.argmax(broken))}: check the model for overflow or a division by zero"
+        )
+    return result
