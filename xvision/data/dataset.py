@@ -1,0 +1,139 @@
+"""The data set under audit: one table by case id, and a source that decodes images only when asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from xvision.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from xvision.models.protocols import InputSpec
+
+UNKNOWN = "unknown"
+ALL = "all"
+TEST = "test"
+_REQUIRED = ("label", "patient", "split")
+
+
+class ImageSource(Protocol):
+    """Where pixels and masks come from. Ids are those of the table; an unknown id is a DataError."""
+
+    def pixels(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
+        """Pixels (B, C, H, W) float32 in [0, 1] as ``spec`` wants them."""
+
+    def masks(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
+        """Masks (B, H, W) bool, resized like the pixels; a box is a filled rectangle."""
+
+    def unreadable(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """One sentence per image whose header cannot be read; pixels are not decoded."""
+
+    def digests(self, ids: Sequence[str], content: Literal["image", "mask"]) -> tuple[str, ...]:
+        """SHA-256 of the stored bytes of each case's image or mask; "" where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditDataset:
+    """Cases with labels, patients, splits and groups.
+
+    table: index ``id`` (unique str); columns ``label``, ``patient``, ``split`` and every group, all str, with the level
+    ``"unknown"`` where a group value is missing; optionally ``image``, ``mask``, ``bbox_xywh`` and ``text`` ("" where
+    missing). patients_declared: False when the data named no patient, so that every image counts as a patient of its
+    own. without_patient: the ids that had to count as their own patient although others were declared.
+    """
+
+    table: pd.DataFrame
+    groups: tuple[str, ...]
+    source: ImageSource
+    patients_declared: bool = True
+    without_patient: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        missing = [name for name in (*_REQUIRED, *self.groups) if name not in self.table.columns]
+        if missing:
+            raise DataError(f"The data table has no column {missing[0]!r}. {nearest(missing[0], self.table.columns)}")
+        repeated = self.table.index[self.table.index.duplicated()]
+        if len(repeated):
+            raise DataError(f"The id {repeated[0]!r} occurs more than once: ids must be unique.")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Case ids in the order of the table."""
+        return tuple(self.table.index)
+
+    @property
+    def audited(self) -> AuditDataset:
+        """The split "test" where there is one, else all cases."""
+        return self.split(TEST) if (self.table["split"] == TEST).any() else self
+
+    def subset(self, ids: Sequence[str]) -> AuditDataset:
+        """The named cases in the given order; raises DataError for an id that is not there or is named twice."""
+        absent = [case for case in ids if case not in self.table.index]
+        if absent:
+            raise DataError(
+                f"There is no case with the id {absent[0]!r} ({len(absent)} of {len(ids)} ids are unknown)."
+            )
+        return replace(self, table=self.table.loc[list(ids)])
+
+    def split(self, name: str) -> AuditDataset:
+        """The cases of one split; raises ConfigError when no case belongs to it."""
+        chosen = self.table["split"] == name
+        if not chosen.any():
+            raise ConfigError(f"No case belongs to the split {name!r}. {nearest(name, set(self.table['split']))}")
+        return replace(self, table=self.table[chosen])
+
+    def pixels(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
+        """Pixels (B, C, H, W) float32 in [0, 1], decoded now; raises DataError naming a file that cannot be read."""
+        return self.source.pixels(ids, spec)
+
+    @property
+    def has_mask(self) -> pd.Series[bool]:
+        """Whether a case has a mask file or a box, by id."""
+        marked = pd.Series(False, index=self.table.index, name="has_mask")
+        for column in ("mask", "bbox_xywh"):
+            if column in self.table.columns:
+                marked |= self.table[column] != ""
+        return marked
+
+    def masks(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
+        """Masks (B, H, W) bool at the model's input size; raises DataError for a case without mask and box."""
+        marked = self.has_mask
+        bare = [case for case in ids if not marked.get(case, False)]
+        if bare:
+            raise DataError(f"Case {bare[0]!r} has neither a mask nor a box ({len(bare)} of {len(ids)} asked for).")
+        return self.source.masks(ids, spec)
+
+    def label_codes(self, classes: Sequence[str]) -> np.ndarray:
+        """Labels as int64 positions (N,) in ``classes``; a label is a class name or the digits of its position.
+
+        A name wins over a position. Raises DataError for a label that is neither.
+        """
+        codes = {str(position): position for position in range(len(classes))}
+        codes |= {name: position for position, name in enumerate(classes)}
+        strange = self.table["label"][~self.table["label"].isin(list(codes))]
+        if len(strange):
+            raise DataError(
+                f"Case {strange.index[0]!r} has the label {strange.iloc[0]!r}, which is no class of the model "
+                f"({len(strange)} of {len(self)} cases have such labels). {nearest(strange.iloc[0], classes)}"
+            )
+        return self.table["label"].map(codes).to_numpy(dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the rows of the table in their order and the content of every image and mask of these cases."""
+        digest = hashlib.sha256(json.dumps([*self.table.columns]).encode())
+        images = self.source.digests(self.ids, "image")
+        masks = self.source.digests(self.ids, "mask")
+        for case, image, mask in zip(self.table.itertuples(name=None), images, masks, strict=True):
+            digest.update(json.dumps([*case, image, mask]).encode())
+        return digest.hexdigest()

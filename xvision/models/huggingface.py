@@ -1,0 +1,264 @@
+"""Transformers image classifiers as the audit sees them: pixels in [0, 1] go in, logits come out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from xvision.errors import ModelError
+from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.preprocessing import RESAMPLE, Preprocessing
+from xvision.models.protocols import Access, Attention, InputSpec, Task
+from xvision.models.tokens import Layout, layout_of, token_map
+
+# Facts of the saving, not of the model: the same weights saved twice keep their fingerprint.
+_VOLATILE = frozenset({"transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path"})
+
+
+class HuggingFaceClassifier:
+    """Any ``AutoModelForImageClassification`` with its preprocessing; a Classifier and an EmbeddingClassifier.
+
+    The module is taken over: evaluation mode, parameters frozen, float32. A head with one output z, read as the
+    log-odds of its class, becomes the two logits (0, z).
+    """
+
+    access: Access = "white-box"
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __init__(
+        self, module: PreTrainedModel, preprocessing: Preprocessing, *, source: str, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.module = module.float().eval().requires_grad_(False)
+        self.preprocessing = preprocessing
+        self._outputs = _probe(self.module, preprocessing)
+        self.classes = _classes(module, self._outputs)
+        self._source, self._notes = source, notes
+
+    @property
+    def task(self) -> Task:
+        return "binary" if len(self.classes) == 2 else "multiclass"
+
+    @property
+    def input(self) -> InputSpec:
+        return self.preprocessing.input
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, configuration and preprocessing, of the module as it is now: read it once, it is slow."""
+        return fingerprint(self.module, self.preprocessing)
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        """Facts for the report: architecture, backbone, layers, parameters, source and what was assumed."""
+        config = self.module.config
+        text = getattr(config, "text_config", None) if isinstance(self.module, LlmImageClassifier) else None
+        body = text or getattr(config, "vision_config", config)
+        facts: dict[str, str | int] = {
+            "architecture": type(self.module).__name__,
+            "backbone": str(body.model_type),
+            "input": " × ".join(map(str, (self.input.channels, self.input.height, self.input.width))),
+            "parameters": sum(weights.numel() for weights in self.module.parameters()),
+            "source": self._source,
+        }
+        if isinstance(getattr(body, "num_hidden_layers", None), int):
+            facts["layers"] = body.num_hidden_layers
+        notes = (*self.preprocessing.notes, *self._notes, *_label_notes(self.classes))
+        return {**facts, "notes": "; ".join(notes)} if notes else facts
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) in float32 for pixels (B, C, H, W) in [0, 1]; raises ModelError for another shape."""
+        return _two_sided(self.module(pixel_values=self._normalised(pixels)).logits)
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the last linear layer reads (B, D): after the final normalisation and pooling, before the head."""
+        seen: list[torch.Tensor] = []
+        hook = _head(self.module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.module(pixel_values=self._normalised(pixels))
+        finally:
+            hook.remove()
+        return seen[0].flatten(1)
+
+    def randomised(self, seed: int) -> HuggingFaceClassifier:
+        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
+        twin = copy(self)
+        twin.module = deepcopy(self.module)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weights in twin.module.parameters():
+                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
+                weights.copy_(weights.flatten()[order].view_as(weights))
+        return twin
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        spec = self.input
+        expected = (spec.channels, spec.height, spec.width)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+            raise ModelError(
+                f"The pixels have shape {tuple(pixels.shape)}; this model takes (B, {', '.join(map(str, expected))})."
+            )
+        return self.preprocessing.normalise(pixels.float())
+
+
+class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
+    """A classifier of a family whose tokens are known; also an AttentionClassifier."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        preprocessing: Preprocessing,
+        layout: Layout,
+        *,
+        source: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(module, preprocessing, source=source, notes=notes)
+        self._tokens = token_map(layout)
+
+    def attention(self, pixels: torch.Tensor) -> Attention:
+        """Post-softmax attention of every layer, in the autograd graph, and the logits of the same pass.
+
+        Memory grows as B × L × A × T². Raises ModelError when a layer yields no weights, or weights that contradict
+        the token map.
+        """
+        # The parameters are frozen, so the graph has to start at the pixels.
+        start = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
+        with _eager(self.module):
+            output = self.module(pixel_values=self._normalised(start), output_attentions=True)
+        weights = tuple(layer.float() for layer in output.attentions or ())
+        self._check(weights)
+        return Attention(weights, _two_sided(output.logits), self._tokens)
+
+    def _check(self, weights: tuple[torch.Tensor, ...]) -> None:
+        name, layers, count = type(self.module).__name__, int(self.description["layers"]), len(self._tokens.names)
+        if len(weights) != layers:
+            raise ModelError(
+                f"{name} gave attention for {len(weights)} of {layers} layers: use gradient methods instead."
+            )
+        if any(layer.shape[-2:] != (count, count) for layer in weights):
+            found = tuple(weights[0].shape[-2:])
+            raise ModelError(f"{name} attends over {found} tokens where its configuration means {count}.")
+        forbidden = torch.from_numpy(~self._tokens.allowed).to(weights[0].device)
+        if forbidden.any() and any(bool(layer[..., forbidden].any()) for layer in weights):
+            raise ModelError(f"{name} attends to later tokens although its configuration says causal.")
+
+
+def adapt(
+    module: PreTrainedModel, preprocessing: Preprocessing, *, source: str, notes: tuple[str, ...] = ()
+) -> HuggingFaceClassifier:
+    """The classifier for a module: with attention where its tokens are known."""
+    layout = layout_of(module, preprocessing.input)
+    if layout is None:
+        return HuggingFaceClassifier(module, preprocessing, source=source, notes=notes)
+    return HuggingFaceAttentionClassifier(module, preprocessing, layout, source=source, notes=notes)
+
+
+def preprocessing_of(config: LlmImageClassifierConfig) -> Preprocessing:
+    """The preprocessing that an ``LlmImageClassifier`` was built for."""
+    if config.resample not in RESAMPLE:
+        raise ModelError(f"resample is {config.resample!r}: choose one of {sorted(RESAMPLE)}.")
+    spec = InputSpec(config.num_channels, config.image_size, config.image_size, RESAMPLE[config.resample])
+    return Preprocessing(spec, 1.0, tuple(map(float, config.image_mean)), tuple(map(float, config.image_std)))
+
+
+def fingerprint(module: PreTrainedModel, preprocessing: Preprocessing) -> str:
+    """SHA-256 over every weight, the configuration with its label order, and the preprocessing numbers."""
+    digest = hashlib.sha256()
+    for facts in (_lasting(module.config.to_dict()), asdict(preprocessing)):
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _lasting(value: Any) -> Any:
+    """Configuration without what changes from save to save."""
+    if isinstance(value, dict):
+        kept = {str(key): _lasting(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if key not in _VOLATILE and not key.startswith("_")}
+    return [_lasting(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _two_sided(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    return torch.cat((torch.zeros_like(logits), logits), dim=1) if logits.shape[1] == 1 else logits
+
+
+@torch.no_grad()
+def _probe(module: PreTrainedModel, preprocessing: Preprocessing) -> int:
+    """The number of outputs, from one grey image: a model that cannot run is refused before the audit starts."""
+    spec, name = preprocessing.input, type(module).__name__
+    grey = torch.full((1, spec.channels, spec.height, spec.width), 0.5, device=module.device)
+    try:
+        logits = module(pixel_values=preprocessing.normalise(grey)).logits
+    except (ValueError, RuntimeError) as problem:
+        size = f"{spec.channels} × {spec.height} × {spec.width}"
+        raise ModelError(
+            f"{name} does not take images of {size} as preprocessor_config.json says: {problem}"
+        ) from problem
+    if logits.ndim != 2:
+        raise ModelError(f"{name} gives outputs of shape {tuple(logits.shape)}; a classifier gives (B, K).")
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{name} gives logits that are not finite for a grey image: its weights are damaged.")
+    return int(logits.shape[1])
+
+
+def _classes(module: PreTrainedModel, outputs: int) -> tuple[str, ...]:
+    """Class names in the order of the logits; raises ModelError for tasks and heads that cannot be audited."""
+    config = module.config
+    names: Any = config.id2label
+    labels = tuple(str(names[index]) for index in sorted(names))
+    problem = config.problem_type
+    if problem == "multi_label_classification" and outputs > 1:
+        raise ModelError("problem_type is multi_label_classification, which is not supported yet.")
+    if problem == "regression":
+        raise ModelError("problem_type is regression: its output is no logit, so it cannot be audited as a classifier.")
+    if outputs == 1 and len(labels) == 1:
+        labels = (f"not {labels[0]}", labels[0])
+    if len(labels) != max(outputs, 2) or len(set(labels)) != len(labels):
+        raise ModelError(
+            f"The head has {outputs} outputs but config.json names the classes {list(labels)}: correct id2label."
+        )
+    return labels
+
+
+def _label_notes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    generic = [name for name in classes if name.removeprefix("not ").startswith("LABEL_")]
+    return (f"the classes have no names ({', '.join(generic)}): their meaning is assumed",) if generic else ()
+
+
+def _head(module: PreTrainedModel) -> nn.Linear:
+    found = [part for part in getattr(module, "classifier", nn.Identity()).modules() if isinstance(part, nn.Linear)]
+    if not found:
+        raise ModelError(f"{type(module).__name__} has no linear head named classifier: its embeddings cannot be read.")
+    return found[-1]
+
+
+@contextmanager
+def _eager(module: PreTrainedModel) -> Iterator[None]:
+    """Attention that is computed openly; the previous implementation comes back whatever happens."""
+    parts = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    before = [part.config._attn_implementation for part in parts]
+    try:
+        for part in parts:
+            part.config._attn_implementation = "eager"
+        yield
+    finally:
+        for part, name in zip(parts, before, strict=True):  # outer models first: setting one resets those inside it
+            part.config._attn_implementation = name

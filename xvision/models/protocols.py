@@ -1,0 +1,113 @@
+"""What an audit asks of a model. Shapes: B batch, C channels, H W image, K classes, L layers, A heads, T tokens, P patches.
+
+Pixels are always in ``bounds`` = (0, 1) and normalisation happens inside the model, so that every epsilon, blur and
+heat map is stated in pixel space. Outputs are always logits, never "logits or probabilities".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Task = Literal["binary", "multiclass", "multilabel"]
+Access = Literal["scores", "black-box", "white-box"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image file becomes the model's pixels: (channels, height, width) and the resampling filter."""
+
+    channels: int
+    height: int
+    width: int
+    resample: Literal["bilinear", "bicubic", "lanczos", "nearest"] = "bilinear"
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """An image classifier under audit."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; two for a binary model, also when it has one output."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest pixel value, (0, 1)."""
+
+    @property
+    def input(self) -> InputSpec: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, configuration and preprocessing."""
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        """Facts for the report: architecture, parameters, source."""
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) in float32 for pixels (B, C, H, W) in ``bounds``; differentiable for white-box access."""
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Which attention token is which.
+
+    image: (P,) indices of the image tokens. boxes: (P, 4) their pixel boxes (left, top, right, bottom), exclusive ends,
+    at the model's input size. readout: (T,) non-negative weights, summing to 1, of the tokens the head reads
+    (one-hot for a CLS or last token, uniform over pooled tokens). allowed: (T, T) bool, row may attend to column.
+    names: (T,) "image", "cls", "register", "readout" or "text".
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    readout: np.ndarray
+    allowed: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Post-softmax attention, one (B, A, T, T) float32 tensor per layer, and the class logits of the same pass."""
+
+    weights: tuple[torch.Tensor, ...]
+    logits: torch.Tensor
+    tokens: TokenMap
+
+
+@runtime_checkable
+class AttentionClassifier(Classifier, Protocol):
+    """A classifier whose attention can be read."""
+
+    def attention(self, pixels: torch.Tensor) -> Attention:
+        """Attention in the autograd graph; raises ModelError when any layer yields no weights."""
+
+
+@runtime_checkable
+class EmbeddingClassifier(Classifier, Protocol):
+    """A classifier whose last representation before the head can be read."""
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, D) in float32."""
+
+
+@runtime_checkable
+class RandomisableClassifier(Classifier, Protocol):
+    """A classifier that can show what its architecture does without what it learned."""
+
+    def randomised(self, seed: int) -> Classifier:
+        """A copy with every weight tensor shuffled; the original is untouched."""
