@@ -1,0 +1,54 @@
+"""What may be imported where: the public names, and the parts that work without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xvision
+
+ROOT = Path(__file__).parents[1]
+BLOCK = "import sys\nfor name in ('torch', 'transformers', 'torchvision', 'timm', 'captum', 'foolbox'): sys.modules[name] = None\n"
+
+
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_public_names_are_these() -> None:
+    assert xvision.__all__ == ["__version__", "judge_run", "load_data", "load_model", "open_run", "run_audit"]
+    assert all(getattr(xvision, name) for name in xvision.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = xvision.nothing  # type: ignore[attr-defined]
+
+
+def test_importing_xvision_imports_no_torch() -> None:
+    done = python("import sys, xvision; sys.exit('torch' in sys.modules)")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import xvision; xvision.open_run; xvision.judge_run; xvision.load_data",
+        "import xvision.store, xvision.judge, xvision.cli, xvision.data.manifest, xvision.data.synthetic",
+        "import dashboards.app, dashboards.charts",
+        "import reports.build, reports.charts",
+    ],
+)
+def test_reading_works_without_torch(statement: str) -> None:
+    done = python(BLOCK + statement)
+    assert done.returncode == 0, done.stderr
+
+
+def test_auditing_needs_no_torchvision_and_no_timm() -> None:
+    script = (
+        "import sys\nfor name in ('torchvision', 'timm'): sys.modules[name] = None\nimport xvision.runner, xvision.demo"
+    )
+    done = python(script)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,248 @@
+"""The audit an analysis receives: a model, data, a decision and a seed; clean predictions computed once and shared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xvision.data.dataset import AuditDataset
+from xvision.engine import Batch, Engine, Measure, Rows, Work
+from xvision.methods.decision import Decision, decide, probabilities
+from xvision.methods.intervals import Estimate, bootstrap
+from xvision.models.protocols import AttentionClassifier, Classifier, EmbeddingClassifier
+from xvision.result import Better, Metric, NotApplicable, Where
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The model on the clean images. logits, probabilities: (N, K) float64; decisions: (N,) class index as deployed."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    decisions: np.ndarray
+
+
+@dataclass
+class Audit:
+    """Everything an analysis may ask for. ``everything`` holds all splits; all else speaks of the audited split."""
+
+    model: Classifier
+    everything: AuditDataset
+    decision: Decision
+    seed: int
+    engine: Engine = field(default_factory=Engine)
+    groups: tuple[str, ...] = ()
+    """Columns that say who the patient is."""
+    acquisition: tuple[str, ...] = ()
+    """Columns that say how the image was taken."""
+    pictures: bool = True
+    task: str = "audit"
+    """The analysis at work: names progress and parts."""
+
+    @cached_property
+    def data(self) -> AuditDataset:
+        return self.everything.audited
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, str]:
+        """SHA-256 of the model and of all the data."""
+        return self.model.fingerprint, self.everything.fingerprint
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        return self.data.table.index.to_numpy(dtype=str)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices."""
+        return self.data.label_codes(self.model.classes)
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """(N,) patient of each case; a case without one is its own patient."""
+        return self.data.table["patient"].to_numpy(dtype=str)
+
+    def column(self, name: str) -> np.ndarray:
+        """(N,) levels of a group or acquisition column, "unknown" where missing."""
+        return self.data.table[name].to_numpy(dtype=str)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+    @property
+    def positive(self) -> int:
+        """Class index of the positive class; NotApplicable for a model with more than two classes."""
+        if self.decision.positive is None:
+            raise NotApplicable(f"the model has {len(self.classes)} classes and this analysis needs a positive one")
+        return self.decision.positive
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        logits = self.map(_logits, task="predictions")["logits"].astype(np.float64)
+        return Predictions(logits, probabilities(logits), decide(logits, self.decision))
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) predicted probability of the positive class."""
+        column: np.ndarray = self.predictions.probabilities[:, self.positive]
+        return column
+
+    @property
+    def correct(self) -> np.ndarray:
+        hits: np.ndarray = self.predictions.decisions == self.labels
+        return hits
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Randomness of its own for every name, so that one analysis cannot change another's numbers."""
+        return np.random.default_rng(self.seed_of(name))
+
+    def seed_of(self, name: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{self.task}/{name}".encode()).digest()[:7], "big")
+
+    def sample(self, count: int) -> np.ndarray:
+        """Positions of at most ``count`` cases, drawn without replacement and in data order; all when there are fewer."""
+        if count >= len(self.ids):
+            return np.arange(len(self.ids))
+        return np.sort(self.rng("sample").choice(len(self.ids), count, replace=False))
+
+    @cached_property
+    def showcase(self) -> np.ndarray:
+        """Positions of the cases that every analysis pictures: the most confident right and wrong ones of each class."""
+        confidence = self.predictions.probabilities.max(axis=1)
+        chosen: list[int] = []
+        for code in range(len(self.classes)):
+            for right in (True, False):
+                members = np.flatnonzero((self.labels == code) & (self.correct == right))
+                chosen.extend(
+                    members[np.argsort(-confidence[members], kind="stable")][: 3 if len(self.classes) == 2 else 1]
+                )
+        return np.array(chosen[:12], dtype=int)
+
+    def facts(self, position: int) -> Mapping[str, str | float | int]:
+        """What a reader must know of a case before looking at its pictures."""
+        predictions = self.predictions
+        decided = int(predictions.decisions[position])
+        return {
+            "label": self.classes[self.labels[position]],
+            "decision": self.classes[decided],
+            "probability": float(predictions.probabilities[position, decided]),
+        }
+
+    def pixels(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(B, C, H, W) pixels in [0, 1] as the model sees them. For a handful of cases; use ``map`` for all."""
+        return self.data.pixels([str(self.ids[position]) for position in positions], self.model.input)
+
+    def map(
+        self,
+        measure: Measure,
+        *,
+        positions: np.ndarray | None = None,
+        options: Mapping[str, Any] | None = None,
+        task: str | None = None,
+    ) -> Rows:
+        """``measure`` over cases (all of them unless ``positions`` are given), in parts, resumable, on any engine."""
+        places = np.arange(len(self.ids)) if positions is None else np.asarray(positions)
+        work = Work(
+            name=task or self.task,
+            measure=measure,
+            model=self.model,
+            data=self.data,
+            ids=tuple(str(name) for name in self.ids[places]),
+            labels=self.labels[places],
+            options={"measure": measure.__qualname__, **(options or {})}
+            if hasattr(measure, "__qualname__")
+            else dict(options or {}),
+            seed=self.seed,
+            fingerprints=self.fingerprints,
+        )
+        return self.engine.map(work)
+
+    def can(self, need: str) -> str | None:
+        """None when the model gives what an analysis needs, else the reason why it does not."""
+        name = self.model.description.get("architecture", "this model")
+        if need == "gradients" and self.model.access != "white-box":
+            return f"{name} gives no gradients ({self.model.access} access)"
+        if need == "attention" and not isinstance(self.model, AttentionClassifier):
+            return f"{name} has no attention weights that map to image patches"
+        if need == "embeddings" and not isinstance(self.model, EmbeddingClassifier):
+            return f"{name} has no embeddings that can be read"
+        if need in {"pixels", "gradients", "attention", "embeddings"} and self.model.access == "scores":
+            return "only predictions were given, no model"
+        return None
+
+
+def metric(
+    name: str,
+    estimate: Estimate,
+    *,
+    better: Better = "neither",
+    where: Where | None = None,
+    unit: str = "",
+) -> Metric:
+    """A method's estimate as a number of the run."""
+    return Metric(
+        name,
+        estimate.value,
+        estimate.low,
+        estimate.high,
+        estimate.n,
+        unit,
+        better,
+        where or {},
+        estimate.reason,
+        estimate.method,
+    )
+
+
+def mean_metric(
+    audit: Audit,
+    name: str,
+    values: np.ndarray,
+    positions: np.ndarray,
+    *,
+    better: Better = "neither",
+    where: Where | None = None,
+    unit: str = "",
+    reason: str = "no case has a defined value",
+) -> Metric:
+    """Mean of per-case values (NaN: undefined for that case) with a patient bootstrap interval, or ``reason`` without any."""
+    defined = np.isfinite(values)
+    if not defined.any():
+        return Metric(name, None, better=better, where=where or {}, unit=unit, reason=reason)
+    kept = values[defined].astype(np.float64)
+    estimate = bootstrap(
+        lambda weights: (weights @ kept) / weights.sum(axis=1),
+        audit.patients[positions[defined]],
+        rng=audit.rng(f"{name} {dict(where or {})}"),
+    )
+    return metric(name, estimate, better=better, where=where, unit=unit)
+
+
+def count(name: str, value: int, *, where: Where | None = None) -> Metric:
+    """An exact count."""
+    return Metric(name, float(value), n=value, unit="count", where=where or {}, interval="exact count")
+
+
+def prediction_table(audit: Audit) -> pd.DataFrame:
+    """One row per audited case: who, which split and groups, label, decision, probability and logit of each class."""
+    predictions = audit.predictions
+    table = audit.data.table[["patient", "split", "label", *audit.data.groups]].reset_index(names="id")
+    table["label"] = [audit.classes[code] for code in audit.labels]
+    table["decision"] = [audit.classes[code] for code in predictions.decisions]
+    for code, name in enumerate(audit.classes):
+        table[f"prob:{name}"] = predictions.probabilities[:, code]
+        table[f"logit:{name}"] = predictions.logits[:, code]
+    return table
+
+
+def _logits(batch: Batch) -> Rows:
+    with torch.inference_mode():
+        return {"logits": batch.model.logits(batch.pixels).cpu().numpy()}
