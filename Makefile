@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench lock clean help
+.PHONY: demo test check bench pictures lock clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ check: $(VENV)/ready  ## lint, types, import rules
 
 bench: $(VENV)/ready  ## slow comparisons with peers and long statistical checks
 	$(BIN)/python -m pytest -m benchmark
+
+pictures: demo  ## the README's pictures, from the demo's run (needs chromium and poppler-utils)
+	$(BIN)/python docs/pictures.py runs/demo/run runs/demo/report.pdf
 
 lock: $(VENV)/ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > requirements.lock

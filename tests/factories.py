@@ -10,8 +10,8 @@ import pandas as pd
 
 from xvision import images
 from xvision.charts import Axis, Bars, Forest, HeatMap, Images, Lines, Mark, Reference, Series, Table
-from xvision.result import Case, Metric, Record, Result
-from xvision.store import Check, Finding, Group, Judgement, RunInfo, Writer
+from xvision.result import Case, Check, Finding, Group, Judgement, Metric, Record, Result, RunInfo
+from xvision.store import Writer
 
 HOSTILE = "#panic() $x$ [a](http://evil.example/p.png) <script>x</script> ![t](http://evil.example/q.png)\t\x00\u200b\ufeff 😀 ไทย =1+1"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from xvision.registry import Analysis, analyses
 from xvision.result import Record, Result
 from xvision.store import Writer, open_run
 
+Results = Callable[[str], Result]
 SMALL_OPTIONS = {"cases": 10, "steps": 3, "resamples": 50, "permutations": 49}
 
 
@@ -51,16 +54,17 @@ def as_data(result: Result) -> object:
 
 
 @pytest.fixture(scope="module")
-def results(model: Classifier, data: AuditDataset) -> dict[str, Result]:
-    return {name: run(found, audit(model, data)) for name, found in analyses().items()}
+def results(model: Classifier, data: AuditDataset) -> Results:
+    """Each analysis run once, when it is first asked for."""
+    return cache(lambda name: run(analyses()[name], audit(model, data)))
 
 
 names = pytest.mark.parametrize("name", list(analyses()))
 
 
 @names
-def test_numbers_are_finite_with_n_and_interval_or_a_reason(name: str, results: dict[str, Result]) -> None:
-    result = results[name]
+def test_numbers_are_finite_with_n_and_interval_or_a_reason(name: str, results: Results) -> None:
+    result = results(name)
     assert result.metrics
     assert result.summary.endswith(".")
     for metric in result.metrics:
@@ -75,28 +79,28 @@ def test_numbers_are_finite_with_n_and_interval_or_a_reason(name: str, results: 
 
 
 @names
-def test_metrics_are_named_once(name: str, results: dict[str, Result]) -> None:
+def test_metrics_are_named_once(name: str, results: Results) -> None:
     keys = [
         (item.name, tuple(sorted((key, str(value)) for key, value in item.where.items())))
-        for item in results[name].metrics
+        for item in results(name).metrics
     ]
     assert len(keys) == len(set(keys))
 
 
 @names
 def test_the_same_seed_gives_the_same_result(
-    name: str, results: dict[str, Result], model: Classifier, data: AuditDataset
+    name: str, results: Results, model: Classifier, data: AuditDataset
 ) -> None:
     again = run(analyses()[name], audit(model, data))
-    assert as_data(again) == as_data(results[name])
+    assert as_data(again) == as_data(results(name))
 
 
 @names
 def test_the_size_of_parts_changes_nothing_that_is_printed(
-    name: str, results: dict[str, Result], model: Classifier, data: AuditDataset
+    name: str, results: Results, model: Classifier, data: AuditDataset
 ) -> None:
     parts = run(analyses()[name], audit(model, data, part=7))
-    for one, other in zip(parts.metrics, results[name].metrics, strict=True):
+    for one, other in zip(parts.metrics, results(name).metrics, strict=True):
         assert (one.name, one.where) == (other.name, other.where)
         assert (one.value is None) == (other.value is None)
         if one.value is not None:
@@ -104,35 +108,35 @@ def test_the_size_of_parts_changes_nothing_that_is_printed(
 
 
 @names
-def test_what_is_stored_reads_back_equal(name: str, results: dict[str, Result], tmp_path: Path) -> None:
+def test_what_is_stored_reads_back_equal(name: str, results: Results, tmp_path: Path) -> None:
     found = analyses()[name]
     record = Record(name, found.title, found.pillar, found.question, "ok", "key", {}, 1.0)
     writer = Writer(tmp_path)
-    stored = writer.result(record, results[name])
+    stored = writer.result(record, results(name))
     (tmp_path / "run.json").write_text("{}")
     assert open_run(tmp_path).record(name) == stored
 
 
 @names
-def test_every_chart_is_drawn_by_both_outlets(name: str, results: dict[str, Result]) -> None:
+def test_every_chart_is_drawn_by_both_outlets(name: str, results: Results) -> None:
     for missing in ("plotly", "matplotlib"):
         if importlib.util.find_spec(missing) is None:
             pytest.skip(f"{missing} is not installed")
     from dashboards.charts import figure
-    from reports.charts import drawing
+    from reports.charts import svg
 
-    for chart in results[name].charts:
+    for chart in results(name).charts:
         assert chart.alt
         if isinstance(chart, charts.Images | charts.Table):
             continue
         assert figure(chart).data
-        assert drawing(chart).startswith(b"<?xml")
+        assert all(b"<svg" in drawn for drawn in svg(chart))
 
 
 @names
-def test_pictures_are_of_stored_cases(name: str, results: dict[str, Result]) -> None:
-    cases = {case.id: case for case in results[name].cases}
-    for chart in results[name].charts:
+def test_pictures_are_of_stored_cases(name: str, results: Results) -> None:
+    cases = {case.id: case for case in results(name).cases}
+    for chart in results(name).charts:
         if isinstance(chart, charts.Images):
             assert all(set(chart.pictures) <= set(cases[case].pictures) for case in chart.cases)
 

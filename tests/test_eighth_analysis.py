@@ -71,12 +71,27 @@ def test_one_file_is_enough(copy: Path, phantoms: Path, checkpoint: Path) -> Non
     assert "brightness" in python("-m", "xvision.cli", "metrics", run)
     python("-m", "reports", run, "-o", str(copy / "report.pdf"))
     assert "Brightness of images" in "".join(page.extract_text() for page in PdfReader(copy / "report.pdf").pages)
-    assert "Brightness of images" in python("-c", DASHBOARD, run)
-    chosen = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "brightness")
+    (copy / "look.py").write_text(DASHBOARD)
+    assert "Brightness of images" in python("look.py", run)
+    chosen = python("-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "brightness")
     assert "9 passed" in chosen
 
 
 DASHBOARD = """
 import sys
 from streamlit.testing.v1 import AppTest
+
+def draw(path):
+    from pathlib import Path
+    import streamlit as st
+    from dashboards import navigation
+    from xvision.store import open_run
+    found = navigation.entries(open_run(Path(path)))
+    links = navigation.pages(found)
+    st.navigation(list(links.values()), position="hidden")
+    next(entry for entry in found if entry.key == "analysis/brightness").draw(links)
+
+driver = AppTest.from_function(draw, default_timeout=60, args=(sys.argv[1],)).run()
+assert not driver.exception
+print("".join(str(piece.value) for piece in driver.html))
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,37 @@ def test_auditing_needs_no_torchvision_and_no_timm() -> None:
     )
     done = python(script)
     assert done.returncode == 0, done.stderr
+
+
+DOORS = {
+    "captum": "xvision/methods/attribution.py", "foolbox": "xvision/methods/attack_search.py", "fairlearn": "xvision/methods/groups.py",
+    "transformers": "xvision/models/", "pydicom": "xvision/data/dicom.py", "pydantic": "xvision/codec.py", "ray": "xvision/engine.py",
+    "rich": "xvision/console.py", "streamlit": "dashboards/", "plotly": "dashboards/", "matplotlib": "reports/", "typst": "reports/",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", list(DOORS))
+def test_each_dependency_has_one_door(package: str) -> None:
+    importers = {path.relative_to(ROOT).as_posix() for path in _sources() if package in _imported(path)}
+    assert importers
+    assert all(name.startswith(DOORS[package]) for name in importers), importers
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm", "pickle", "joblib", "dill"])
+def test_some_packages_are_never_imported(package: str) -> None:
+    assert [path for path in _sources() if package in _imported(path)] == []
+
+
+def _sources() -> list[Path]:
+    return [path for folder in ("xvision", "dashboards", "reports") for path in (ROOT / folder).rglob("*.py")]
+
+
+def _imported(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found

@@ -67,6 +67,14 @@ def test_reviews_are_a_chain(run: Run) -> None:
     assert run.problems() == ("review.jsonl line 2 does not follow from the line before it.",)
 
 
+@pytest.mark.parametrize("line", ["{", "[1]", '"text"'])
+def test_a_review_that_is_no_note_is_named(run: Run, line: str) -> None:
+    (run.path / "review.jsonl").write_text(line + "\n")
+    with pytest.raises(RunError, match="line 1 is not a note"):
+        run.reviews()
+    assert "review.jsonl line 1 does not follow" in run.problems()[-1]
+
+
 def test_two_writers_are_refused(run: Run) -> None:
     first, second = Writer(run.path).locked(), Writer(run.path).locked()
     with first, pytest.raises(RunError, match="another process is writing"), second:

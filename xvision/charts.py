@@ -5,8 +5,8 @@ Every chart carries the sentence that replaces it for a reader who cannot see it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sized
+from typing import Annotated, Literal
 
 from xvision import codec
 
@@ -74,6 +74,9 @@ class Bars:
     x: Axis = Axis("")
     kind: Literal["bars"] = "bars"
 
+    def __post_init__(self) -> None:
+        _same_length(self.title, "categories", len(self.categories), self.series.values())
+
 
 @codec.record
 class Mark:
@@ -116,6 +119,10 @@ class HeatMap:
     better: Literal["higher", "lower", "neither"] = "neither"
     kind: Literal["heat map"] = "heat map"
 
+    def __post_init__(self) -> None:
+        _same_length(self.title, "rows", len(self.rows), [self.values])
+        _same_length(self.title, "columns", len(self.columns), self.values)
+
 
 @codec.record
 class Images:
@@ -138,5 +145,14 @@ class Table:
     rows: tuple[tuple[str | int | float | None, ...], ...]
     kind: Literal["table"] = "table"
 
+    def __post_init__(self) -> None:
+        _same_length(self.title, "columns", len(self.columns), self.rows)
 
-Chart = Lines | Bars | Forest | HeatMap | Images | Table
+
+def _same_length(title: str, what: str, expected: int, parts: Iterable[Sized]) -> None:
+    wrong = [len(part) for part in parts if len(part) != expected]
+    if wrong:
+        raise ValueError(f"chart {title!r}: {wrong[0]} values for {expected} {what}")
+
+
+Chart = Annotated[Lines | Bars | Forest | HeatMap | Images | Table, codec.told_apart_by("kind")]

@@ -160,9 +160,9 @@ def _audit_plan(parsed: argparse.Namespace) -> Plan:
         plan = replace(plan, data=replace(plan.data, path=str(parsed.data.resolve())))
     if parsed.plan and parsed.model:
         plan = resolve_paths(replace(plan, model=replace(plan.model, path=parsed.model)), Path.cwd())
-    for name in ("groups", "acquisition"):
-        given = tuple(filter(None, getattr(parsed, name).split(",")))
-        plan = replace(plan, data=replace(plan.data, **{name: given})) if given else plan
+    groups, acquisition = (tuple(filter(None, given.split(","))) for given in (parsed.groups, parsed.acquisition))
+    data = replace(plan.data, groups=groups or plan.data.groups, acquisition=acquisition or plan.data.acquisition)
+    plan = replace(plan, data=data)
     options = {name: dict(values) for name, values in plan.analysis.items()}
     for setting in parsed.settings:
         name, option, value = parse_setting(setting)

@@ -7,11 +7,11 @@ of the wrong type is an error that names its place, and nothing is converted sil
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from xvision.errors import XVisionError, nearest
 
@@ -26,7 +26,13 @@ def record(cls: type[T]) -> type[T]:
     return frozen
 
 
+def told_apart_by(name: str) -> Any:
+    """For ``Annotated[A | B, …]``: the field whose literal value says which record it is, so that errors name the right one."""
+    return Field(discriminator=name)
+
+
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_LONGEST = 80
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 
@@ -66,7 +72,11 @@ def _sentence(kind: Any, problem: ValidationError) -> str:
         return f"unknown key {place!r}. {nearest(key, known)}"
     if first["type"] in {"missing", "missing_argument"}:
         return f"the key {place!r} is missing."
-    return f"{place or 'the value'} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
+    if first["type"] == "value_error":
+        return f"{place or 'the value'}: {first['ctx']['error']}."
+    found = repr(first["input"])
+    shown = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"
+    return f"{place or 'the value'} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}."
 
 
 def _fields_at(kind: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -78,10 +88,18 @@ def _fields_at(kind: Any, location: tuple[int | str, ...]) -> list[str]:
 
 
 def _step(kind: Any, part: int | str) -> Any:
-    candidates = [item for item in (kind, *get_args(kind)) if is_dataclass(item)]
-    if candidates and isinstance(part, str) and not isinstance(kind, Mapping):
-        hints = get_type_hints(candidates[0])
-        if part in hints:
-            return hints[part]
-    inner = [item for item in get_args(kind) if item is not Ellipsis]
-    return inner[-1] if inner else kind
+    """The type one step further into the data: a field of a record, a record by its kind, or what a container holds."""
+    records = [item for item in (kind, *_inside(kind)) if is_dataclass(item)]
+    for item in records:
+        if getattr(item, "kind", None) == part:
+            return item
+    if records and isinstance(part, str):
+        return get_type_hints(records[0], include_extras=True).get(part, kind)
+    held = [item for item in _inside(kind) if item is not Ellipsis]
+    return held[-1] if held else kind
+
+
+def _inside(kind: Any) -> tuple[Any, ...]:
+    """What a container, a union or an annotated union is made of."""
+    parts = get_args(kind)
+    return get_args(parts[0]) or parts[:1] if hasattr(kind, "__metadata__") else parts

@@ -16,8 +16,7 @@ from rich.table import Table
 from xvision import codec
 from xvision.engine import Progress
 from xvision.registry import Analysis
-from xvision.result import Record
-from xvision.store import Judgement
+from xvision.result import Judgement, Record
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "insufficient evidence": "blue", "not judged": "dim"}
 

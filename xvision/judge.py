@@ -17,8 +17,8 @@ from typing import Literal
 from xvision import codec, text
 from xvision.config import read_toml
 from xvision.errors import ConfigError
-from xvision.result import Metric, Record, named, spoken
-from xvision.store import Finding, Judgement, Run, RunInfo
+from xvision.result import Finding, Judgement, Metric, Record, RunInfo, named, spoken
+from xvision.store import Run
 
 Verdict = Literal["pass", "warn", "fail", "insufficient evidence"]
 _WORST_FIRST: tuple[Verdict, ...] = ("fail", "insufficient evidence", "warn", "pass")
@@ -63,7 +63,7 @@ class Criterion:
             for words, limit in (("at least", self.at_least), ("at most", self.at_most), ("within ±", self.within))
             if limit is not None
         ).replace("± ", "±")
-        scope = text.condition(self.where)
+        scope = text.condition({key: "any" if value == "*" else value for key, value in self.where.items()})
         parts = [
             text.label(self.metric),
             f"({scope})" if scope else "",

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from xvision import __version__
+
 _PACKAGES = (
-    "xvision",
     "torch",
     "transformers",
     "captum",
@@ -28,7 +29,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Python and the packages that the numbers depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    return {"python": platform.python_version(), "xvision": __version__, **{name: _version(name) for name in _PACKAGES}}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

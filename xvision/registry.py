@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from xvision import codec
 from xvision.errors import ConfigError, nearest
-from xvision.result import Result
-from xvision.store import PILLARS
+from xvision.result import PILLARS, Result
 
 if TYPE_CHECKING:
     from xvision.audit import Audit

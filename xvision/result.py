@@ -1,11 +1,11 @@
-"""What an analysis returns: numbers, pictures of them, cases, caveats. Plain data, complete, and nothing else is kept."""
+"""What an analysis returns, and what the run folder says of it: plain data, complete, and nothing else is kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xvision import codec, text
 from xvision.charts import Chart
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Better = Literal["higher", "lower", "neither"]
 Where = Mapping[str, str | int | float]
+SCHEMA = 1
+"""Of the run folder: readers refuse what they do not know."""
+PILLARS = ("Performance", "Calibration", "Explanation", "Robustness", "Shift", "Fairness", "Other")
 
 
 class NotApplicable(Exception):
@@ -114,6 +117,92 @@ class Record:
     caveats: tuple[str, ...] = ()
     reference: str = ""
     """What the numbers mean and do not mean: the analysis's own documentation."""
+
+
+@codec.record
+class Check:
+    """What the preflight found."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    sentence: str
+    evidence: tuple[str, ...] = ()
+
+
+@codec.record
+class Group:
+    """Who is in the audited data: cases, patients and positives of one level of one column."""
+
+    column: str
+    level: str
+    cases: int
+    patients: int
+    by_class: Mapping[str, int]
+
+
+@codec.record
+class RunInfo:
+    """``run.json``: everything needed to know what was audited, with what, and to do it again."""
+
+    name: str
+    status: Literal["running", "complete", "partial"]
+    plan: Mapping[str, Any]
+    command: str
+    seed: int
+    classes: tuple[str, ...]
+    decision: Mapping[str, Any]
+    split: str
+    cases: int
+    patients: int
+    patients_declared: bool
+    groups: tuple[str, ...]
+    acquisition: tuple[str, ...]
+    composition: tuple[Group, ...]
+    checks: tuple[Check, ...]
+    model: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    git: Mapping[str, Any]
+    started: str
+    finished: str = ""
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    criteria_sha256: str = ""
+    showcase: tuple[str, ...] = ()
+    """Cases that every analysis pictures, so that one case can be read across analyses."""
+    schema: int = SCHEMA
+
+
+@codec.record
+class Finding:
+    """A criterion agreed beforehand, held against the run."""
+
+    id: str
+    title: str
+    verdict: Literal["pass", "warn", "fail", "insufficient evidence"]
+    severity: Literal["critical", "major", "minor"]
+    analysis: str
+    sentence: str
+    rule: str
+    why: str
+    evidence: tuple[Metric, ...] = ()
+    reproduce: str = ""
+
+
+@codec.record
+class Judgement:
+    """``findings.json``: the verdict, each finding, and the criteria that were used."""
+
+    verdict: Literal["pass", "warn", "fail", "insufficient evidence", "not judged"]
+    findings: tuple[Finding, ...]
+    criteria: Mapping[str, Any]
+    criteria_sha256: str
+    declared_before_run: bool
+
+
+NOT_JUDGED = Judgement("not judged", (), {}, "", False)
 
 
 def spoken(metric: Metric) -> str:

@@ -25,8 +25,8 @@ from xvision.methods.decision import Decision
 from xvision.models.checkpoint import load_model
 from xvision.models.protocols import Classifier
 from xvision.registry import Analysis, bind_all
-from xvision.result import NotApplicable, Record
-from xvision.store import Check, Group, Run, RunInfo, Writer, is_run
+from xvision.result import Check, Group, NotApplicable, Record, RunInfo
+from xvision.store import Run, Writer, is_run
 
 
 class Listener(Protocol):

@@ -17,111 +17,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xvision import codec, images
 from xvision.errors import RunError
-from xvision.result import Case, Metric, Record, Result, StoredCase
+from xvision.result import NOT_JUDGED, PILLARS, SCHEMA, Case, Finding, Judgement, Record, Result, RunInfo, StoredCase
 
-SCHEMA = 1
 _CHECKSUMS, _REVIEW, _LOCK, _WORK = "checksums.txt", "review.jsonl", ".lock", "work"
 METRIC_COLUMNS = ("analysis", "name", "value", "low", "high", "n", "unit", "better", "where", "reason", "interval")
 
 
-@codec.record
-class Check:
-    """What the preflight found."""
-
-    name: str
-    status: Literal["ok", "warning", "error"]
-    sentence: str
-    evidence: tuple[str, ...] = ()
-
-
-@codec.record
-class Group:
-    """Who is in the audited data: cases, patients and positives of one level of one column."""
-
-    column: str
-    level: str
-    cases: int
-    patients: int
-    by_class: Mapping[str, int]
-
-
-@codec.record
-class RunInfo:
-    """``run.json``: everything needed to know what was audited, with what, and to do it again."""
-
-    name: str
-    status: Literal["running", "complete", "partial"]
-    plan: Mapping[str, Any]
-    command: str
-    seed: int
-    classes: tuple[str, ...]
-    decision: Mapping[str, Any]
-    split: str
-    cases: int
-    patients: int
-    patients_declared: bool
-    groups: tuple[str, ...]
-    acquisition: tuple[str, ...]
-    composition: tuple[Group, ...]
-    checks: tuple[Check, ...]
-    model: Mapping[str, Any]
-    fingerprints: Mapping[str, str]
-    versions: Mapping[str, str]
-    hardware: Mapping[str, Any]
-    git: Mapping[str, Any]
-    started: str
-    finished: str = ""
-    seconds: float = 0.0
-    forward: int = 0
-    backward: int = 0
-    criteria_sha256: str = ""
-    showcase: tuple[str, ...] = ()
-    """Cases that every analysis pictures, so that one case can be read across analyses."""
-    schema: int = SCHEMA
-
-
-@codec.record
-class Finding:
-    """A criterion agreed beforehand, held against the run."""
-
-    id: str
-    title: str
-    verdict: Literal["pass", "warn", "fail", "insufficient evidence"]
-    severity: Literal["critical", "major", "minor"]
-    analysis: str
-    sentence: str
-    rule: str
-    why: str
-    evidence: tuple[Metric, ...] = ()
-    reproduce: str = ""
-
-
-@codec.record
-class Judgement:
-    """``findings.json``: the verdict, each finding, and the criteria that were used."""
-
-    verdict: Literal["pass", "warn", "fail", "insufficient evidence", "not judged"]
-    findings: tuple[Finding, ...]
-    criteria: Mapping[str, Any]
-    criteria_sha256: str
-    declared_before_run: bool
-
-
-NOT_JUDGED = Judgement("not judged", (), {}, "", False)
-
-
 def write_atomic(path: Path, content: bytes) -> None:
     """The whole content or nothing, also through a power cut. Raises RunError when the disk refuses it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -229,18 +142,22 @@ class Writer:
         write_atomic(self.path / name, codec.dumps(codec.plain(value)).encode())
 
     def _case(self, analysis: str, case: Case) -> StoredCase:
-        stem = f"cases/{analysis}/{hashlib.sha256(case.id.encode()).hexdigest()[:12]}"
-        pictures = {}
-        for name, picture in case.pictures.items():
-            pictures[name] = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:6]}.png"
-            write_atomic(self.path / pictures[name], images.png(picture))
-        maps = f"{stem}.npz" if case.maps else None
-        if maps:
-            buffer = io.BytesIO()
-            arrays: dict[str, Any] = {name: np.asarray(values, dtype=np.float32) for name, values in case.maps.items()}
-            np.savez_compressed(buffer, allow_pickle=False, **arrays)
-            write_atomic(self.path / maps, buffer.getvalue())
-        return StoredCase(case.id, case.facts, pictures, maps)
+        stem = f"cases/{analysis}/{_short(case.id, 12)}"
+        pictures = {name: f"{stem}-{_short(name, 6)}.png" for name in case.pictures}
+        for name, relative in pictures.items():
+            write_atomic(self.path / relative, images.png(case.pictures[name]))
+        if not case.maps:
+            return StoredCase(case.id, case.facts, pictures)
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {name: np.asarray(values, dtype=np.float32) for name, values in case.maps.items()}
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomic(self.path / f"{stem}.npz", buffer.getvalue())
+        return StoredCase(case.id, case.facts, pictures, f"{stem}.npz")
+
+
+def _short(name: str, length: int) -> str:
+    """A file name that any id may have and no id can misuse."""
+    return hashlib.sha256(name.encode()).hexdigest()[:length]
 
 
 def open_run(path: str | Path) -> Run:
@@ -335,15 +252,20 @@ class Run:
             ) from None
 
     def reviews(self) -> tuple[Mapping[str, Any], ...]:
-        path = self.path / _REVIEW
-        return tuple(json.loads(line) for line in path.read_text("utf-8").splitlines()) if path.exists() else ()
+        """The auditor's notes, oldest first; RunError when a line is not one."""
+        found = [_entry(line) for line in self._review_lines()]
+        if None in found:
+            raise RunError(
+                f"{self.path / _REVIEW}: line {found.index(None) + 1} is not a note. Run `xvision verify {self.path}`."
+            )
+        return tuple(entry for entry in found if entry is not None)
 
     def problems(self) -> tuple[str, ...]:
         """What `xvision verify` reports: files that changed, went missing or were added since the run was written."""
         listing = self.path / _CHECKSUMS
         if not listing.exists():
             return (f"{_CHECKSUMS} is missing: the run was not finished, or it was removed.",)
-        pairs = [line.split("  ", 1) for line in listing.read_text("utf-8").splitlines()]
+        pairs = [line.split("  ", 1) for line in listing.read_text("utf-8", errors="replace").splitlines()]
         expected = {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
         present = {path.relative_to(self.path).as_posix(): path for path in _files(self.path)}
         missing = [f"{name} is missing." for name in sorted(expected.keys() - present.keys())]
@@ -353,13 +275,16 @@ class Run:
         return (*missing, *added, *changed, *self._broken_chain())
 
     def _broken_chain(self) -> tuple[str, ...]:
-        path = self.path / _REVIEW
         previous = sha256(self.path / "run.json")
-        for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
-            if json.loads(line).get("previous") != previous:
+        for number, line in enumerate(self._review_lines(), start=1):
+            if (_entry(line) or {}).get("previous") != previous:
                 return (f"{_REVIEW} line {number} does not follow from the line before it.",)
             previous = hashlib.sha256(line).hexdigest()
         return ()
+
+    def _review_lines(self) -> list[bytes]:
+        path = self.path / _REVIEW
+        return path.read_bytes().splitlines() if path.exists() else []
 
     def _record(self, path: Path) -> Record:
         return codec.read(Record, self._load(f"results/{path.name}"), str(path), RunError)
@@ -374,8 +299,16 @@ class Run:
             ) from None
 
 
-PILLARS = ("Performance", "Calibration", "Explanation", "Robustness", "Shift", "Fairness", "Other")
 _PILLARS = {name: place for place, name in enumerate(PILLARS)}
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of ``review.jsonl``, None when it is not one."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _files(root: Path) -> list[Path]:

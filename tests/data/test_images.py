@@ -8,6 +8,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from xvision.data.images import box_mask, fit, fit_mask, image_size, read_image, read_mask
+from xvision.data.images import box_mask, check_header, fit, fit_mask, image_size, read_image, read_mask
 from xvision.errors import DataError
 from xvision.models.protocols import InputSpec
 
@@ -35,7 +36,7 @@ ORIENTED = {
 }
 
 
-def saved(path: Path, image: Image.Image, **options: object) -> Path:
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
@@ -109,7 +110,7 @@ def test_transparent_pixels_are_laid_on_black(tmp_path: Path) -> None:
 def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, object] = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
+    options: dict[str, Any] = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
     path = saved(tmp_path / f"a.{suffix}", Image.fromarray(GREY), exif=exif, **options)
     expected = ORIENTED[orientation] / 255
     height, width = expected.shape
@@ -159,7 +160,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(side, side))
     message = "more than the 50 million allowed" if side < 14_000 else "bomb.png cannot be decoded .*exceeds limit"
-    for read in (lambda: read_image(path, SPEC), lambda: image_size(path)):
+    for read in (lambda: read_image(path, SPEC), lambda: image_size(path), lambda: check_header(path)):
         with pytest.raises(DataError, match=message):
             read()
 
@@ -207,9 +208,9 @@ def test_32_bit_files_need_a_known_scale(tmp_path: Path) -> None:
 
 def encoded() -> dict[str, bytes]:
     files = {}
-    for suffix, options in {"png": {}, "jpg": {}, "bmp": {}, "webp": {}}.items():
+    for suffix in ("png", "jpeg", "bmp", "webp"):
         buffer = io.BytesIO()
-        Image.fromarray(COLOUR).save(buffer, {"jpg": "jpeg"}.get(suffix, suffix), **options)
+        Image.fromarray(COLOUR).save(buffer, suffix)
         files[suffix] = buffer.getvalue()
     return files
 

@@ -50,14 +50,14 @@ def test_a_folder_of_a_vision_transformer_loads_with_attention(name: str, tmp_pa
     assert isinstance(model, AttentionClassifier)
     assert model.attention(pixels()).weights
     with torch.no_grad():
-        expected = module(pixel_values=model.preprocessing.normalise(pixels())).logits  # type: ignore[attr-defined]
+        expected = module(pixel_values=model.preprocessing.normalise(pixels())).logits
     assert (model.logits(pixels()) - expected).abs().max() == 0.0
     assert model.description["source"] == str(tmp_path / "model")
 
 
 def test_half_precision_is_loaded_as_float32(tmp_path: Path) -> None:
     model = load_model(save_folder(tmp_path / "half", seeded(vit).half()), device="cpu")
-    assert {weights.dtype for weights in model.module.parameters()} == {torch.float32}  # type: ignore[attr-defined]
+    assert {weights.dtype for weights in model.module.parameters()} == {torch.float32}
     assert model.logits(pixels()).dtype == torch.float32
 
 

@@ -36,7 +36,7 @@ LANGUAGE = [
 
 
 def language_model(name: str, attention: str, readout: str) -> PreTrainedModel:
-    return preset(name, channels=3, attention=attention, readout=readout, seed=0)  # type: ignore[arg-type]  # from a table
+    return preset(name, channels=3, attention=attention, readout=readout, seed=0)
 
 
 ALL = {**VISION, **{"/".join(key): lambda key=key: language_model(*key) for key in LANGUAGE}}

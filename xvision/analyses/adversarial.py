@@ -18,7 +18,7 @@ from xvision.methods.decision import Decision, shifted_logits
 from xvision.methods.intervals import proportion
 from xvision.methods.masking import MaskingCheck, masking_checks, warning_signs
 from xvision.registry import analysis
-from xvision.result import Case, Metric, Result, spoken
+from xvision.result import Case, Metric, Result, Where, spoken
 
 _NORM = "linf"
 _SIGNS = ("clean_correct", "zero_gradient", "nonfinite", "unconfirmed", "missed_grey")
@@ -109,7 +109,7 @@ def _metrics(audit: Audit, rows: Rows, positions: np.ndarray, epsilons: tuple[fl
     found = []
     for place, epsilon in enumerate(epsilons):
         standing = rows["clean_correct"] & ~rows["broken"][:, place]
-        where = {"norm": _NORM, "epsilon": epsilon}
+        where: Where = {"norm": _NORM, "epsilon": epsilon}
         for name, members in among.items():
             estimate = proportion(standing[members], patients[members])
             if estimate.value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ def _rollout(batch: Batch, residual: float, head_fusion: HeadFusion) -> tuple[Ro
     return {"image_mass": image_mass(row, image), "information": information, "layers": layers}, maps
 
 
-def _cases(audit: Audit, residual: float, head_fusion: HeadFusion, options: dict[str, object]) -> tuple[Case, ...]:
+def _cases(audit: Audit, residual: float, head_fusion: HeadFusion, options: Mapping[str, object]) -> tuple[Case, ...]:
     def measure(batch: Batch) -> Rows:
         return {"map": _rollout(batch, residual, head_fusion)[1]}
 
@@ -107,7 +108,9 @@ def _charts(layers: np.ndarray, stored: tuple[Case, ...]) -> tuple[Chart, ...]:
     names = ("all image tokens", "first image token (sink)", "read-out token itself")
     lines = Lines(
         title="What the read-out token attends to, by layer",
-        alt="; ".join(f"{name}: {means[-1, place]:.3f} in the last layer" for place, name in enumerate(names)) + ".",
+        alt="In the last layer, "
+        + ", ".join(f"{means[-1, place]:.3f} on {name}" for place, name in enumerate(names))
+        + ".",
         x=Axis("Layer", ticks=tuple((value, f"{value:.0f}") for value in depth)),
         y=Axis("Share of attention", low=0, high=1),
         series=tuple(Series(name, depth, tuple(map(float, means[:, place]))) for place, name in enumerate(names)),

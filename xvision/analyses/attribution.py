@@ -13,7 +13,9 @@ from xvision.audit import Audit, mean_metric, metric
 from xvision.charts import Chart, Images, Table
 from xvision.engine import Batch, Rows
 from xvision.methods.attribution import (
+    SMALLEST_DIFFERENCE,
     Attribution,
+    Logits,
     integrated_gradients,
     random_map,
     randomised_similarity,
@@ -36,7 +38,7 @@ _DEPENDS_LITTLE = 0.5
     "Attribution", pillar="Explanation", need="gradients", passes="2 × (steps + 1) forward and backward, and 4 forward"
 )
 def attribution(
-    audit: Audit, *, cases: int = 128, steps: int = 32, baseline: Baseline = "blur", border: float = 0.1
+    audit: Audit, *, cases: int = 100, steps: int = 50, baseline: Baseline = "blur", border: float = 0.1
 ) -> Result:
     """Which pixels move the score, and do the maps describe the model rather than the image?
 
@@ -57,15 +59,16 @@ def attribution(
         twin = batch.model.randomised(audit.seed)
         maps = _maps(batch.pixels, chosen, batch.model.logits, baseline, steps)
         twins = _maps(batch.pixels, chosen, twin.logits, baseline, steps)
-        gap, difference = maps["integrated_gradients"].gap, maps["integrated_gradients"].difference
-        rows: Rows = {"missed": gap * np.maximum(np.abs(difference), 1e-6), "difference": np.abs(difference)}
+        moved = np.abs(np.asarray(maps["integrated_gradients"].difference, dtype=np.float64))
+        gap = np.asarray(maps["integrated_gradients"].gap, dtype=np.float64)
+        rows: Rows = {"missed": gap * np.maximum(moved, SMALLEST_DIFFERENCE), "moved": moved}
         for name in _METHODS:
             rows[f"similarity {name}"] = randomised_similarity(np.abs(maps[name].maps), np.abs(twins[name].maps))
         arrays = {name: maps[name].maps for name in _METHODS}
         arrays |= {"edges": sobel_edges(batch.pixels), "random": _random(batch, audit.seed)}
         for name, values in arrays.items():
             rows[f"lift {name}"] = masks.lift(batch.ids, values)
-            rows[f"border {name}"] = border_mass(values, border) / border_area(*values.shape[1:], border)
+            rows[f"border {name}"] = border_mass(values, border) / border_area(values.shape[1], values.shape[2], border)
         return rows
 
     rows = audit.map(measure, positions=positions, options={"steps": steps, "baseline": baseline, "border": border})
@@ -108,7 +111,7 @@ def _chosen(batch: Batch, targets: Mapping[str, int]) -> torch.Tensor:
 
 
 def _maps(
-    pixels: torch.Tensor, targets: torch.Tensor, logits: object, baseline: Baseline, steps: int
+    pixels: torch.Tensor, targets: torch.Tensor, logits: Logits, baseline: Baseline, steps: int
 ) -> dict[str, Attribution]:
     return {
         "integrated_gradients": integrated_gradients(logits, pixels, targets, baseline=baseline, steps=steps),
@@ -124,7 +127,7 @@ def _random(batch: Batch, seed: int) -> np.ndarray:
 
 def _metrics(audit: Audit, rows: Rows, positions: np.ndarray) -> tuple[Metric, ...]:
     pooled = bootstrap(
-        lambda weights: (weights @ rows["missed"]) / np.maximum(weights @ rows["difference"], 1e-12),
+        lambda weights: (weights @ rows["missed"]) / np.maximum(weights @ rows["moved"], 1e-12),
         audit.patients[positions],
         rng=audit.rng("gap"),
     )

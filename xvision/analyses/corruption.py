@@ -17,7 +17,7 @@ from xvision.methods.decision import decide, probabilities
 from xvision.methods.intervals import bootstrap, proportion
 from xvision.methods.scores import auroc
 from xvision.registry import analysis
-from xvision.result import Case, Metric, Result, spoken
+from xvision.result import Case, Metric, Result, Where, spoken
 
 _SEVERITIES = (1, 2, 3, 4, 5)
 _PICTURED = 3
@@ -78,7 +78,7 @@ class _Grid:
         """All metrics of one kind at one severity."""
         logits = self.logits[:, self.names.index(name), severity - 1]
         decisions = decide(logits, self.audit.decision)
-        where = {"corruption": name, "severity": severity}
+        where: Where = {"corruption": name, "severity": severity}
         hits, clean_hits = decisions == self.labels, self.clean == self.labels
         retention = bootstrap(
             partial(_ratio, above=hits.astype(float), below=clean_hits.astype(float)),
@@ -98,7 +98,7 @@ class _Grid:
             found.append(metric("auroc", estimate, better="higher", where=where))
         return found
 
-    def _psnr(self, name: str, severity: int, where: dict[str, str | int]) -> Metric:
+    def _psnr(self, name: str, severity: int, where: Where) -> Metric:
         values = self.psnr[:, self.names.index(name), severity - 1]
         values = values[np.isfinite(values)]
         if not len(values):

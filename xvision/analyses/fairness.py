@@ -10,14 +10,14 @@ import numpy as np
 from xvision import text
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Forest, Mark, Reference, Table
-from xvision.methods.gaps import Gap, conditional_dependence, group_gaps, permutation_test
+from xvision.methods.gaps import Gap, GapMetric, conditional_dependence, group_gaps, permutation_test
 from xvision.methods.groups import UNKNOWN, GroupRow, group_table
 from xvision.methods.shortcuts import metadata_auroc, stratified_auroc
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where, named, spoken
 
 _SHOWN = ("sensitivity", "specificity", "auroc")
-_GAPS = ("sensitivity", "specificity", "auroc")
+_GAPS: tuple[GapMetric, ...] = ("sensitivity", "specificity", "auroc")
 _BETTER: dict[str, Better] = {"fpr": "lower", "fnr": "lower", "selection_rate": "neither"}
 _MOST_ROWS = 20
 
@@ -132,7 +132,8 @@ def _charts(rows: tuple[GroupRow, ...], column: str, target: _Target) -> list[Ch
     title = text.label(column) + (f", {target.where['class']} against the rest" if target.where else "")
     sizes = Table(
         title=f"{title}: who is in the data",
-        alt=f"{len(rows)} levels; the largest {len(shown)} are shown.",
+        alt=f"{text.plural(len(rows), 'level')}"
+        + (f", of which the largest {len(shown)} are shown." if len(shown) < len(rows) else "."),
         columns=("Group", "Images", "Patients", "Positive", "Negative"),
         rows=tuple((row.group, row.cases, row.patients, row.positives, row.negatives) for row in shown),
     )

@@ -172,7 +172,7 @@ def _confusion(audit: Audit) -> HeatMap:
 
 def _caveats(audit: Audit) -> tuple[str, ...]:
     found = []
-    if not audit.decision.declared:
+    if audit.decision.positive is not None and not audit.decision.declared:
         positive = audit.classes[audit.positive]
         found.append(
             f"The operating point was not declared: {positive!r} is called at probability {audit.decision.threshold:g} by convention."

@@ -59,8 +59,20 @@ def read_image(path: Path, spec: InputSpec) -> np.ndarray:
     return fit(read_dicom(path) if is_dicom(path) else _decode(path), spec)
 
 
+def check_header(path: Path) -> None:
+    """Raise DataError when the header is not one of an allowed image of bearable size; no pixel is decoded."""
+    if is_dicom(path):
+        dicom_size(path)
+    else:
+        with _opened(path):
+            pass
+
+
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as displayed, from the header alone; raises DataError like ``read_image``."""
+    """Width and height in pixels as displayed; raises DataError like ``read_image``.
+
+    A PNG may state its orientation after its pixels, so one without an earlier statement is decoded.
+    """
     if is_dicom(path):
         return dicom_size(path)
     with _opened(path) as image:

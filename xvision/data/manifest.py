@@ -42,10 +42,9 @@ def load_data(
     columns = columns or {}
     _check_names(columns, names)
     location = Path(path)
-    if location.is_dir() and not (location / "manifest.csv").is_file():
-        sheet = read_folder(location, names)
-    else:
-        sheet = read_csv(location / "manifest.csv" if location.is_dir() else location, names, columns)
+    manifest = location / "manifest.csv" if os.path.isdir(location) else location
+    arranged = manifest != location and not os.path.isfile(manifest)
+    sheet = read_folder(location, names) if arranged else read_csv(manifest, names, columns)
     return _dataset(sheet, names, split, images_required)
 
 
@@ -176,7 +175,7 @@ def _paths(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, int], column: s
             real = resolve_inside(sheet.root, text)
         except DataError as error:
             raise DataError(f"{sheet.where(rows[case])}, {column}: {error}.") from None
-        if must_exist and not real.is_file():
+        if must_exist and not os.path.isfile(real):  # False where Path.is_file would raise
             absent.append(case)
     if absent:
         raise DataError(

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from xvision.errors import DataError
 
+_LONGEST = 2048
+
 
 def resolve_inside(root: Path, relative: str) -> Path:
     """The real path of ``relative`` under ``root``, which must be resolved; the file need not exist.
@@ -16,10 +18,10 @@ def resolve_inside(root: Path, relative: str) -> Path:
     """
     fault = _fault(relative)
     if fault:
-        raise DataError(f"the path {relative!r} {fault}")
+        raise DataError(f"the path {relative[:100]!r} {fault}")
     try:
         real = (root / relative).resolve()
-    except (OSError, RuntimeError):  # a loop of links, a name too long
+    except (OSError, RuntimeError):  # a loop of links
         raise DataError(f"the path {relative!r} cannot be followed: correct it") from None
     if not real.is_relative_to(root):
         raise DataError(f"the path {relative!r} leads outside the data folder {root}: copy the file into it")
@@ -28,6 +30,8 @@ def resolve_inside(root: Path, relative: str) -> Path:
 
 def _fault(relative: str) -> str:
     """What is wrong with the spelling of a path and what to do, or "" when nothing is."""
+    if len(relative.encode()) > _LONGEST or any(len(part.encode()) > 255 for part in relative.split("/")):
+        return "is too long: shorten it"
     if any(unicodedata.category(character) == "Cc" for character in relative):
         return "holds control characters: remove them"
     windows = PureWindowsPath(relative)

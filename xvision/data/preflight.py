@@ -10,7 +10,7 @@ import pandas as pd
 
 from xvision.data.dataset import AuditDataset
 from xvision.errors import ConfigError, DataError, XVisionError
-from xvision.store import Check
+from xvision.result import Check
 
 if TYPE_CHECKING:
     from xvision.models.protocols import Classifier

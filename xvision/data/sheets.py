@@ -48,7 +48,7 @@ def read_csv(path: Path, groups: tuple[str, ...], columns: Mapping[str, str]) ->
     columns: standard name → own name. Row numbers count the header as row 1. Raises ConfigError for a column that was
     asked for and is not there, DataError for a file that is no such table.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"There is no manifest or data folder at {path}: correct the path.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -58,6 +58,8 @@ def read_csv(path: Path, groups: tuple[str, ...], columns: Mapping[str, str]) ->
             numbers, cells = _cells(rows, len(header), list(wanted.values()), path.name)
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save the table as CSV in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     except csv.Error as error:
         raise DataError(f"{path} is no well-formed CSV file ({error}): save the table as CSV again.") from error
     if not numbers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from xvision.data.images import box_mask, fit, fit_mask, image_size, read_image, read_mask
+from xvision.data.images import box_mask, check_header, fit, fit_mask, image_size, read_image, read_mask
 from xvision.data.paths import resolve_inside
 from xvision.errors import DataError
 
@@ -60,7 +60,7 @@ class FileSource:
         sentences = []
         for case in ids:
             try:
-                image_size(self._path(case, "image"))
+                check_header(self._path(case, "image"))
             except DataError as error:
                 sentences.append(str(error))
         return tuple(sentences)

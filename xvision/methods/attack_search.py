@@ -181,8 +181,8 @@ class _MarginStep(LinfPGD):
         pixels = x.raw.clone().requires_grad_()
         margin = loss_fn(astensor(pixels))
         gradient = pixel_gradient(margin.raw, pixels)
-        self.nonfinite = nonfinite_rows(margin.raw, gradient)
-        return margin, astensor(gradient.nan_to_num(0.0, 0.0, 0.0))
+        self.nonfinite = nonfinite_rows(margin.raw, gradient)  # foolbox takes the sign next, 0 for NaN
+        return margin, astensor(gradient)
 
 
 def margins(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -32,27 +32,42 @@ from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, R
 from xvision.models.loading import load_text_backbone
 
 
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position: unlike norms over the image, it carries nothing across patches."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+
+
 class PatchStem(nn.Module):
     """Pixels (B, C, H, W) to image tokens (B, P, D), row by row.
 
-    "linear" is one matrix per patch; "conv" halves the image log2(patch) times with 3 × 3 convolutions, which learns
-    small local structure in far fewer steps (Xiao et al., 2021).
+    "linear" is one matrix per patch; "conv" halves the image log2(patch) times, which learns small local structure in
+    far fewer steps (Xiao et al., 2021). Its 4 × 4 filters keep each token centred on its patch; it sees one patch width
+    less a pixel beyond.
     """
 
     def __init__(self, channels: int, patch: int, width: int, kind: Stem) -> None:
         super().__init__()
-        halvings = patch.bit_length() - 1
-        widths = [channels, *(max(8, width >> (halvings - 1 - step)) for step in range(halvings))]
-        blocks: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            blocks += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
-        linear = nn.Conv2d(channels, width, patch, stride=patch)
-        self.project = nn.Sequential(*blocks, nn.Conv2d(widths[-1], width, 1)) if kind == "conv" else linear
+        if kind == "linear":
+            self.project = nn.Sequential(nn.Conv2d(channels, width, patch, stride=patch))
+        else:
+            halvings = patch.bit_length() - 1
+            widths = [channels, *(max(8, width >> (halvings - 1 - step)) for step in range(halvings))]
+            self.project = nn.Sequential(*_halvings(widths))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.norm(self.project(pixels).flatten(2).transpose(1, 2))
         return tokens
+
+
+def _halvings(widths: Sequence[int]) -> Iterator[nn.Module]:
+    for number, (before, after) in enumerate(pairwise(widths)):
+        if number:
+            yield ChannelNorm(before)
+            yield nn.GELU()
+        yield nn.Conv2d(before, after, 4, stride=2, padding=1)
 
 
 class GridPositions(nn.Module):
@@ -106,7 +121,7 @@ class LlmImageClassifier(PreTrainedModel):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
         if isinstance(bias := getattr(module, "bias", None), torch.Tensor):
             init.zeros_(bias)

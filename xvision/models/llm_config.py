@@ -85,7 +85,7 @@ def _check(config: LlmImageClassifierConfig) -> None:
     size, patch = config.image_size, config.patch_size
     if min(size, patch) < 1 or size % patch:
         raise ModelError(f"image_size {size} is not a multiple of patch_size {patch}: change one of them.")
-    if config.stem == "conv" and patch & (patch - 1):
+    if config.stem == "conv" and (patch < 2 or patch & (patch - 1)):
         raise ModelError(f"The conv stem halves the image again and again, so patch_size {patch} must be a power of 2.")
     if config.text_config.is_encoder_decoder:
         raise ModelError(

@@ -82,6 +82,7 @@ def finetune(
                 save_model(model, out, keep=(LOG,))
             elif plan.patience and epoch + 1 - state.best_epoch >= plan.patience:
                 break
+        state.optimizer.zero_grad(set_to_none=True)
         model.load_state_dict(load_file(out / "model.safetensors", device=str(device)))
         summary = _summarise(state, train, validation, plan, epoch + 1, device)
     write_run(out, summary, plan, train, validation)
@@ -123,7 +124,7 @@ def _train_epoch(
         labels = torch.from_numpy(train.labels[chosen]).to(pixels.device)
         recent.append(_step(state, pixels, labels, plan))
         state.images += len(chosen)
-        if state.step % REPORT_EVERY == 0 or state.step == state.total:
+        if state.step % REPORT_EVERY == 0 or start + len(chosen) == len(indices):
             _report(state, recent, epoch, out, progress)
             recent.clear()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -53,13 +54,19 @@ class FinetuneReport:
         accuracy = text.value(
             self.test_accuracy.value, self.test_accuracy.low, self.test_accuracy.high, reason=self.test_accuracy.reason
         )
-        return "\n".join(
-            [
-                f"Checkpoint: {self.checkpoint} (best of {text.plural(self.summary.epochs, 'epoch')}: number {self.summary.best_epoch})",
-                f"Test AUROC: {auroc_text}, accuracy {accuracy}, {text.plural(self.test_auroc.n, 'patient')} not seen in training",
-                f"Pixel logistic regression on the same split: AUROC {text.number(self.summary.baseline_auroc)} on validation",
-            ]
-        )
+        best, baseline = self.summary.validation.auroc, self.summary.baseline_auroc
+        lines = [
+            f"Checkpoint: {self.checkpoint} (epoch {self.summary.best_epoch} of {self.summary.epochs}, by validation AUROC)",
+            f"Test AUROC {auroc_text}, accuracy {accuracy}, on {text.plural(self.test_auroc.n, 'patient')} never trained on",
+            f"Validation AUROC {text.number(best)}; plain pixels in a logistic regression reach {text.number(baseline)}",
+        ]
+        if not self.summary.beats_majority:
+            lines.append("Warning: no better than always answering the commonest class.")
+        if best is not None and baseline is not None and best <= baseline:
+            lines.append(
+                "Warning: no better than a logistic regression on plain pixels; the network adds nothing here."
+            )
+        return "\n".join(lines)
 
 
 def finetune_plan(plan: Plan, *, console: Bar) -> FinetuneReport:
@@ -92,20 +99,9 @@ def finetune_data(data: AuditDataset, plan: Plan, out: Path, *, console: Bar) ->
 
 def build_model(plan: Plan, classes: tuple[str, ...]) -> LlmImageClassifier:
     """The untrained classifier that the plan's ``[backbone]`` describes."""
-    backbone = plan.backbone
-    if backbone.pretrained:
-        return LlmImageClassifier.from_backbone(
-            backbone.pretrained,
-            image_size=backbone.image_size,
-            patch_size=backbone.patch_size,
-            channels=backbone.channels,
-            classes=classes,
-            attention=backbone.attention,
-            stem=backbone.stem,
-            seed=plan.training.seed,
-        )
-    return preset(
-        backbone.preset,
+    backbone, pretrained = plan.backbone, plan.backbone.pretrained
+    make = partial(LlmImageClassifier.from_backbone, pretrained) if pretrained else partial(preset, backbone.preset)
+    return make(
         image_size=backbone.image_size,
         patch_size=backbone.patch_size,
         channels=backbone.channels,

@@ -1,0 +1,67 @@
+"""Plans: read strictly, paths from the plan's own folder, every mistake named with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xvision import codec
+from xvision.config import Plan, load_plan
+from xvision.errors import ConfigError
+from xvision.registry import parse_setting
+
+BODY = '[data]\npath = "data.csv"\n[model]\npath = "checkpoint"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    plan = load_plan(write(tmp_path, 'criteria = "c.toml"\n' + BODY))
+    assert plan.data.path == str(tmp_path / "data.csv")
+    assert plan.model.path == str(tmp_path / "checkpoint")
+    assert plan.criteria == str(tmp_path / "c.toml")
+
+
+def test_a_hub_id_stays_one(tmp_path: Path) -> None:
+    assert load_plan(write(tmp_path, BODY.replace("checkpoint", "google/vit-base"))).model.path == "google/vit-base"
+
+
+def test_a_plan_survives_being_stored(tmp_path: Path) -> None:
+    plan = load_plan(write(tmp_path, BODY + "[analysis.calibration]\nbins = 10\n[decision]\nthreshold = 0.3\n"))
+    assert codec.read(Plan, codec.plain(plan), "run.json", ConfigError) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nam = 1\n" + BODY, r"unknown key 'nam'. Did you mean 'name'\?"),
+        (BODY + "[training]\nepoch = 3", r"unknown key 'training.epoch'. Did you mean 'epochs'\?"),
+        (BODY + '[training]\nepochs = "3"', r"training.epochs is '3': .*valid integer"),
+        (BODY + "[training]\nepochs = 0", r"training.epochs is 0: give a whole number of at least 1"),
+        (BODY + "[training]\nlearning_rate = 0.0", r"learning_rate and training.clip must be above 0"),
+        (BODY + "[decision]\nthreshold = 1.0", r"decision.threshold is 1.0"),
+        (BODY + '[backbone]\npreset = "huge"', r"backbone.preset is 'huge'"),
+        (BODY + "[backbone]\npatch_size = 7", r"64 is not a multiple of backbone.patch_size 7"),
+        ("batch_size = 0\n" + BODY, r"batch_size is 0"),
+        ('[model]\npath = "m"', r"the key 'data' is missing"),
+        ("=", r"not a readable TOML file"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_plan(write(tmp_path, text))
+
+
+def test_settings_are_written_as_in_toml() -> None:
+    assert parse_setting("adversarial.epsilons=[0.01, 0.02]") == ("adversarial", "epsilons", [0.01, 0.02])
+    for wrong in ("bins=3", "calibration.bins", "calibration.=3"):
+        with pytest.raises(ConfigError, match=r"write it as ANALYSIS.OPTION=VALUE"):
+            parse_setting(wrong)
+    with pytest.raises(ConfigError, match=r"is not a TOML value; put text in quotes"):
+        parse_setting("attribution.baseline=blur")
