@@ -240,7 +240,7 @@ def picture(run: Run, case: StoredCase, name: str) -> None:
     if not _is_picture(content):
         markup.show(markup.alert(f"{case.pictures[name]} is not a PNG picture: the file was changed or is damaged."))
         return
-    st.image(content, width=_PICTURE_WIDTH, output_format="PNG", alt=inert.plain(f"{name} of case {case.id}"))
+    st.image(content, width="stretch", output_format="PNG", alt=inert.plain(f"{name} of case {case.id}"))
 
 
 def _is_picture(content: bytes) -> bool:

@@ -114,7 +114,8 @@ def _demo(parsed: argparse.Namespace) -> int:
     code = _outlet("reports", "report", "xvision report", [str(report.run), "-o", str(report.pdf)])
     if code == 0:
         _print_findings(report.run)
-        print(f"\nReport:    {report.pdf}\nDashboard: xvision dashboard {shlex.quote(str(report.run))}")
+        program = sys.argv[0] if Path(sys.argv[0]).name == "xvision" else "xvision"
+        print(f"\nReport:    {report.pdf}\nDashboard: {shlex.join([program, 'dashboard', str(report.run)])}")
     return code
 
 

@@ -56,6 +56,8 @@ class BackbonePlan:
     preset: Literal["tiny-qwen3", "tiny-gpt2", "tiny-bert"] = "tiny-qwen3"
     pretrained: str | None = None
     """Folder or hub id of a text model; used instead of the preset."""
+    start: str | None = None
+    """Folder of an earlier classifier of xvision to train on; its shape replaces the settings below."""
     image_size: int = 64
     patch_size: int = 8
     channels: Literal[1, 3] = 1
@@ -147,10 +149,13 @@ def resolve_paths(plan: Plan, root: Path) -> Plan:
     looks_local = model.exists() or plan.model.path.startswith((".", "/")) or plan.model.path.count("/") != 1
     pretrained = plan.backbone.pretrained
     local_backbone = pretrained is not None and (root / pretrained).exists()
+    start = str(root / plan.backbone.start) if plan.backbone.start else None
     return replace(
         plan,
         data=replace(plan.data, path=str(root / plan.data.path)),
         model=replace(plan.model, path=str(model) if looks_local else plan.model.path),
         criteria=str(root / plan.criteria) if plan.criteria else None,
-        backbone=replace(plan.backbone, pretrained=str(root / str(pretrained)) if local_backbone else pretrained),
+        backbone=replace(
+            plan.backbone, start=start, pretrained=str(root / str(pretrained)) if local_backbone else pretrained
+        ),
     )

@@ -29,7 +29,7 @@ class Console:
         self._bar: Bar | None = None
 
     def say(self, sentence: str) -> None:
-        self.console.print(escape(sentence), highlight=False)
+        self.console.print(escape(sentence), highlight=False, soft_wrap=True)
 
     def started(self, title: str) -> None:
         self._title = title

@@ -1,18 +1,22 @@
-"""The demonstration: phantoms with two planted flaws, a classifier fine-tuned on them, and the audit that finds both."""
+"""The demonstration: a classifier trained on clean phantoms, re-tuned where two flaws are planted, and the audit that finds both."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan, TrainingPlan
+from xvision.config import BackbonePlan, DataPlan, DecisionPlan, ModelPlan, Plan, TrainingPlan
 from xvision.console import Console
 from xvision.data.synthetic import PhantomSettings, write_phantoms
+from xvision.errors import RunError
 from xvision.runner import run_plan
 from xvision.training.run import finetune_plan
+
+_IMAGES = 3000
 
 
 class Demo(NamedTuple):
@@ -22,36 +26,71 @@ class Demo(NamedTuple):
     pdf: Path
 
 
-def demo_settings(*, clean: bool, seed: int) -> PhantomSettings:
-    """3,000 phantoms; flawed: a site marker that follows the label in training, and fainter lesions in women."""
-    settings = PhantomSettings(n=3000, seed=seed)
-    return settings if clean else replace(settings, shortcut=0.5, contrast_gap=0.55)
+def settings(*, clean: bool, seed: int) -> PhantomSettings:
+    """The data that is audited. Flawed: a site's marker follows the label in training, and lesions are fainter in women."""
+    plain = PhantomSettings(n=_IMAGES, seed=seed)
+    return plain if clean else replace(plain, shortcut=0.6, contrast_gap=0.6)
 
 
-def demo_plan(out: Path, *, seed: int) -> Plan:
-    return Plan(
-        data=DataPlan(str(out / "phantoms"), groups=("sex", "age_band"), acquisition=("site", "scanner")),
-        model=ModelPlan(str(out / "checkpoint"), device="cpu"),
+def plans(out: Path, *, seed: int) -> tuple[Plan, Plan]:
+    """First training on clean phantoms of other patients, and the re-tuning that is audited.
+
+    Training from scratch on the flawed data would learn either the marker or the lesion, depending on the seed; a model that
+    already knows lesions takes on both flaws, as a hospital's re-tuned model does.
+    """
+    first = Plan(
+        data=DataPlan(str(out / "phantoms-first"), groups=("sex", "age_band"), acquisition=("site", "scanner")),
+        model=ModelPlan(str(out / "checkpoint-first"), device="cpu"),
         name="demo",
         seed=seed,
         criteria=str(files("xvision.data") / "demo_criteria.toml"),
         decision=DecisionPlan("lesion", 0.5),
         training=TrainingPlan(seed=seed),
     )
+    second = replace(
+        first,
+        data=replace(first.data, path=str(out / "phantoms")),
+        model=replace(first.model, path=str(out / "checkpoint")),
+        backbone=BackbonePlan(start=first.model.path),
+        training=replace(first.training, epochs=3),
+    )
+    return first, second
 
 
 def run_demo(out: Path, *, clean: bool, seed: int, console: Console) -> Demo:
     """Everything but the PDF; each step that is already done is not done again."""
     started = time.monotonic()
-    plan = demo_plan(out, seed=seed)
-    if not (out / "phantoms").exists():
-        kind = "clean phantoms" if clean else "phantoms with a planted shortcut and a planted group gap"
-        console.say(f"Making 3 000 {kind} in {out / 'phantoms'}")
-        write_phantoms(demo_settings(clean=clean, seed=seed), out / "phantoms")
-    if not (out / "checkpoint" / "evaluation.json").exists():
-        console.say("Fine-tuning the LLM-based classifier (tiny Qwen3, one CPU thread)")
-        console.say(str(finetune_plan(plan, console=console)))
-    command = f"xvision demo --out {out}{' --clean' if clean else ''} --seed {seed}"
-    run = run_plan(plan, out / "run", command=command, listener=console)
-    console.say(f"Audited in {time.monotonic() - started:.0f} s")
+    _same_demo(out, clean=clean, seed=seed)
+    first, second = plans(out, seed=seed)
+    flaws = "without flaws" if clean else "with a planted shortcut and a planted group gap"
+    _phantoms(first, settings(clean=True, seed=seed + 1000), "clean phantoms of a first hospital", console)
+    _phantoms(second, settings(clean=clean, seed=seed), f"phantoms of a second hospital, {flaws}", console)
+    _train(first, "Training the LLM-based classifier (tiny Qwen3, one CPU thread) at the first hospital", console)
+    _train(second, "Re-tuning it at the second", console)
+    command = f"xvision demo --out {shlex.quote(str(out))}{' --clean' if clean else ''} --seed {seed}"
+    run = run_plan(second, out / "run", command=command, listener=console)
+    console.say(f"Done in {time.monotonic() - started:.0f} s")
     return Demo(run.path, out / "report.pdf")
+
+
+def _same_demo(out: Path, *, clean: bool, seed: int) -> None:
+    """One folder holds one demo: refuses to mix the flawed and the clean one, or two seeds."""
+    stamp, kind = out / "demo.txt", f"{'clean' if clean else 'flawed'}, seed {seed}\n"
+    if stamp.exists() and stamp.read_text("utf-8") != kind:
+        raise RunError(
+            f"{out}: holds the demo '{stamp.read_text('utf-8').strip()}'. Choose another --out, or remove that folder."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(kind, "utf-8")
+
+
+def _phantoms(plan: Plan, wanted: PhantomSettings, words: str, console: Console) -> None:
+    if not Path(plan.data.path).exists():
+        console.say(f"Making {_IMAGES} {words}")
+        write_phantoms(wanted, plan.data.path)
+
+
+def _train(plan: Plan, words: str, console: Console) -> None:
+    if not (Path(plan.model.path) / "evaluation.json").exists():
+        console.say(words)
+        console.say(str(finetune_plan(plan, console=console)))

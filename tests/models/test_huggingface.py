@@ -207,6 +207,16 @@ def test_embedding_is_what_the_head_reads(name: str) -> None:
     torch.testing.assert_close(head(embedding), model.logits(pixels()))
 
 
+def test_embedding_of_a_deeper_head_is_what_its_last_layer_reads() -> None:
+    module = seeded(vit)
+    module.classifier = nn.Sequential(nn.Linear(32, 8), nn.GELU(), nn.Linear(8, 2))
+    model = adapt(module, RGB, source="memory")
+    assert model.embed(pixels()).shape == (2, 8)
+    module.classifier = nn.Sequential(nn.Conv1d(1, 2, 32), nn.Flatten(1))
+    with pytest.raises(ModelError, match="ViTForImageClassification has no linear head named classifier"):
+        model.embed(pixels())
+
+
 def test_normalisation_is_inside(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "vit", seeded(vit))
     model = load_model(folder, device="cpu")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoImageProcessor,
@@ -132,6 +134,17 @@ def test_weights_depend_on_the_seed_only() -> None:
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 
+@torch.no_grad()
+def test_new_weights_have_the_stated_scale() -> None:
+    model = preset("tiny-qwen3", image_size=128, seed=0)
+    positions = torch.cat((model.positions.row.weight, model.positions.column.weight))
+    assert float(positions.std()) == pytest.approx(0.02, rel=0.1)
+    assert float(model.classifier.weight.std()) == pytest.approx(0.02, rel=0.2)
+    for layer in (part for part in model.stem.modules() if isinstance(part, nn.Conv2d)):
+        assert float(layer.weight.std()) == pytest.approx(math.sqrt(2 / (16 * layer.in_channels)), rel=0.1)
+        assert layer.bias.count_nonzero() == 0
+
+
 def test_class_names_travel_with_the_model() -> None:
     config = preset("tiny-qwen3", classes=("clear", "effusion", "mass"), seed=0).config
     assert config.classes == ("clear", "effusion", "mass")
@@ -172,7 +185,7 @@ def backbone_folder(config: PreTrainedConfig, folder: Path) -> Path:
 
 def classifier(folder: Path, attention: AttentionMode = "causal", image_size: int = 64) -> LlmImageClassifier:
     return LlmImageClassifier.from_backbone(
-        folder, image_size=image_size, patch_size=8, channels=1, classes=("a", "b"), attention=attention, seed=0
+        folder, image_size=image_size, patch_size=8, channels=1, classes=("a", "b"), attention=attention, seed=7
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from xvision.errors import DataError
@@ -18,7 +19,7 @@ def refuse_large_file(path: Path) -> None:
         raise DataError(
             f"{path} cannot be opened ({type(error).__name__}): correct the path or restore the file."
         ) from None
-    if False:
+    if not stat.S_ISREG(facts.st_mode):
         raise DataError(f"{path} is no regular file: give the path of an image file.")
     if facts.st_size > MAX_BYTES:
         raise DataError(

@@ -16,7 +16,7 @@ from xvision import text
 from xvision.config import Plan
 from xvision.data.dataset import AuditDataset
 from xvision.data.manifest import load_data
-from xvision.errors import ConfigError, DataError
+from xvision.errors import ConfigError, DataError, ModelError
 from xvision.methods.intervals import Estimate, proportion
 from xvision.methods.scores import auroc
 from xvision.models.checkpoint import load_model
@@ -83,7 +83,8 @@ def finetune_data(data: AuditDataset, plan: Plan, out: Path, *, console: Bar) ->
     classes = _classes(data, plan)
     splits = _splits(data)
     model = build_model(plan, classes)
-    spec = InputSpec(plan.backbone.channels, plan.backbone.image_size, plan.backbone.image_size)
+    shape = model.config
+    spec = InputSpec(shape.num_channels, shape.image_size, shape.image_size)
     train, validation = (_arrays(splits[name], spec, classes, console) for name in ("train", "validation"))
     try:
         summary = finetune(model, train, validation, plan.training, out, progress=_shown(console))
@@ -100,6 +101,8 @@ def finetune_data(data: AuditDataset, plan: Plan, out: Path, *, console: Bar) ->
 def build_model(plan: Plan, classes: tuple[str, ...]) -> LlmImageClassifier:
     """The untrained classifier that the plan's ``[backbone]`` describes."""
     backbone, pretrained = plan.backbone, plan.backbone.pretrained
+    if backbone.start:
+        return _continued(backbone.start, classes)
     make = partial(LlmImageClassifier.from_backbone, pretrained) if pretrained else partial(preset, backbone.preset)
     return make(
         image_size=backbone.image_size,
@@ -110,6 +113,20 @@ def build_model(plan: Plan, classes: tuple[str, ...]) -> LlmImageClassifier:
         stem=backbone.stem,
         seed=plan.training.seed,
     )
+
+
+def _continued(folder: str, classes: tuple[str, ...]) -> LlmImageClassifier:
+    earlier = load_model(folder, device="cpu")
+    module = getattr(earlier, "module", None)
+    if not isinstance(module, LlmImageClassifier):
+        raise ModelError(
+            f"{folder}: only a classifier made by xvision can be trained on, this is {type(module).__name__}."
+        )
+    if earlier.classes != classes:
+        raise ModelError(
+            f"{folder}: has the classes {', '.join(earlier.classes)}, the data {', '.join(classes)}. They must agree."
+        )
+    return module.requires_grad_(True)
 
 
 def evaluate(model: Classifier, data: AuditDataset, classes: tuple[str, ...]) -> tuple[Estimate, Estimate]:
