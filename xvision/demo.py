@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from xvision.config import BackbonePlan, DataPlan, DecisionPlan, ModelPlan, Plan, TrainingPlan
+from xvision.config import BackbonePlan, Plan, TrainingPlan, load_plan
 from xvision.console import Console
 from xvision.data.synthetic import PhantomSettings, write_phantoms
 from xvision.errors import RunError
 from xvision.runner import run_plan
+from xvision.store import write_atomic
 from xvision.training.run import finetune_plan
 
 _IMAGES = 3000
@@ -32,27 +33,48 @@ def settings(*, clean: bool, seed: int) -> PhantomSettings:
     return plain if clean else replace(plain, shortcut=0.6, contrast_gap=0.6)
 
 
+_PLAN = """# The plan of the demonstration. `xvision finetune` and `xvision audit` take it as it is.
+name = "demo"
+seed = {seed}
+criteria = "criteria.toml"
+
+[data]
+path = "phantoms"
+groups = ["sex", "age_band"]
+acquisition = ["site", "scanner"]
+
+[decision]
+positive = "lesion"
+threshold = 0.5
+
+[model]
+path = "checkpoint"
+device = "cpu"
+
+[backbone]
+start = "checkpoint-first"
+
+[training]
+epochs = 3
+seed = {seed}
+"""
+
+
 def plans(out: Path, *, seed: int) -> tuple[Plan, Plan]:
-    """First training on clean phantoms of other patients, and the re-tuning that is audited.
+    """First training on clean phantoms of other patients, and the re-tuning that is audited, written as ``plan.toml``.
 
     Training from scratch on the flawed data would learn either the marker or the lesion, depending on the seed; a model that
     already knows lesions takes on both flaws, as a hospital's re-tuned model does.
     """
-    first = Plan(
-        data=DataPlan(str(out / "phantoms-first"), groups=("sex", "age_band"), acquisition=("site", "scanner")),
-        model=ModelPlan(str(out / "checkpoint-first"), device="cpu"),
-        name="demo",
-        seed=seed,
-        criteria=str(files("xvision.data") / "demo_criteria.toml"),
-        decision=DecisionPlan("lesion", 0.5),
+    write_atomic(out / "plan.toml", _PLAN.format(seed=seed).encode())
+    write_atomic(out / "criteria.toml", (files("xvision.data") / "demo_criteria.toml").read_bytes())
+    second = load_plan(out / "plan.toml")
+    first = replace(
+        second,
+        data=replace(second.data, path=f"{second.data.path}-first"),
+        model=replace(second.model, path=f"{second.model.path}-first"),
+        backbone=BackbonePlan(),
         training=TrainingPlan(seed=seed),
-    )
-    second = replace(
-        first,
-        data=replace(first.data, path=str(out / "phantoms")),
-        model=replace(first.model, path=str(out / "checkpoint")),
-        backbone=BackbonePlan(start=first.model.path),
-        training=replace(first.training, epochs=3),
     )
     return first, second
 
@@ -67,7 +89,7 @@ def run_demo(out: Path, *, clean: bool, seed: int, console: Console) -> Demo:
     _phantoms(second, settings(clean=clean, seed=seed), f"phantoms of a second hospital, {flaws}", console)
     _train(first, "Training the LLM-based classifier (tiny Qwen3, one CPU thread) at the first hospital", console)
     _train(second, "Re-tuning it at the second", console)
-    command = f"xvision demo --out {shlex.quote(str(out))}{' --clean' if clean else ''} --seed {seed}"
+    command = shlex.join(["xvision", "audit", str(out / "plan.toml"), "--out", str(out / "run")])
     run = run_plan(second, out / "run", command=command, listener=console)
     console.say(f"Done in {time.monotonic() - started:.0f} s")
     return Demo(run.path, out / "report.pdf")
