@@ -18,7 +18,7 @@ Drawable = Lines | Bars | Forest | HeatMap
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
 _HEIGHT, _ROW, _LINE, _PADDING = 400, 38, 18, 96
-_LABELLED_BARS = 16
+_LABELLED_BARS, _NAMED_BARS = 16, 14
 
 
 def figure(chart: Drawable) -> go.Figure:
@@ -117,6 +117,7 @@ def _whiskers(series: Series, lonely: Sequence[bool]) -> dict[str, Any]:
 def _bars(chart: Bars) -> go.Figure:
     drawn = go.Figure()
     places = list(range(len(chart.categories)))
+    named = places[:: 1 + len(places) // _NAMED_BARS]
     labelled = len(places) * len(chart.series) <= _LABELLED_BARS
     for place, (name, values) in enumerate(chart.series.items()):
         words = [
@@ -128,7 +129,12 @@ def _bars(chart: Bars) -> go.Figure:
             hovertext=words, hoverinfo="text", textposition="outside" if labelled else "none", cliponaxis=False,
             text=_short(values) if labelled else None,
         )  # fmt: skip
-    drawn.update_xaxes(**_axis(chart.x), tickvals=places, ticktext=_wrapped(chart.categories, 14), showgrid=False)
+    drawn.update_xaxes(
+        **_axis(chart.x),
+        tickvals=named,
+        ticktext=_wrapped([chart.categories[place] for place in named], 14),
+        showgrid=False,
+    )
     drawn.update_yaxes(**_axis(chart.y))
     drawn.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
     return _finished(drawn, _HEIGHT, legend=len(chart.series) > 1)
@@ -149,7 +155,7 @@ def _forest(chart: Forest) -> go.Figure:
     )  # fmt: skip
     notes = {"x": [None], "y": [None], "yaxis": "y2", "mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     drawn.add_scatter(**notes)
-    labels, words = _wrapped([mark.label for mark in marks], 30), _wrapped([_spoken(mark) for mark in marks], 44)
+    labels, words = _wrapped([mark.label for mark in marks], 30), [_beside(mark) for mark in marks]
     shared = {"tickvals": rows, "range": [-0.6, len(rows) - 0.4], "automargin": True, "ticks": "", "zeroline": False}
     right = {"overlaying": "y", "side": "right", "showgrid": False, "tickfont": {"color": MUTED, "size": 12}}
     drawn.update_xaxes(**_axis(chart.value))
@@ -168,6 +174,14 @@ def _spoken(mark: Mark) -> str:
     return f"{said}, {mark.note}" if mark.note else said
 
 
+def _beside(mark: Mark) -> str:
+    """The row in words, its note on a line of its own."""
+    if mark.value is None:
+        return _wrapped([_spoken(mark)], 26)[0]
+    lines = _wrapped([text.value(mark.value, mark.low, mark.high), mark.note], 26)
+    return "<br>".join(lines if mark.note else lines[:1])
+
+
 def _heat_map(chart: HeatMap) -> go.Figure:
     columns, rows = list(range(len(chart.columns))), list(range(len(chart.rows)))
     dark = PALETTE[1] if chart.better == "lower" else ACCENT
@@ -181,8 +195,8 @@ def _heat_map(chart: HeatMap) -> go.Figure:
     drawn = go.Figure(
         go.Heatmap(
             x=columns, y=rows, z=[list(values) for values in chart.values], zmin=chart.low, zmax=chart.high,
-            colorscale=[[0, tint(dark, 0.04)], [0.5, tint(dark, 0.45)], [1, dark]], showscale=False, xgap=2, ygap=2,
-            text=_cells(chart), texttemplate="%{text}", textfont={"size": 13}, hovertext=hover, hoverinfo="text", hoverongaps=True,
+            colorscale=[[0, tint(dark, 0.04)], [1, tint(dark, 0.6)]], showscale=False, xgap=2, ygap=2,
+            text=_cells(chart), texttemplate="%{text}", textfont={"size": 13, "color": INK}, hovertext=hover, hoverinfo="text", hoverongaps=True,
         )
     )  # fmt: skip
     below, beside = _wrapped(chart.columns, max(10, 56 // max(len(columns), 1))), _wrapped(chart.rows, 24)

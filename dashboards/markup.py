@@ -148,18 +148,24 @@ def figures(metrics: Iterable[tuple[str, Metric]]) -> Html:
 
 
 def interval(metric: Metric, verdict: str, limits: Limits) -> Html:
-    """The interval as a bar from 0 to 1 with the agreed limits as upright strokes; nothing for other scales."""
+    """The interval as a bar from 0 (or −1) to 1 with the agreed limits as upright strokes; nothing for other scales."""
     if metric.value is None or metric.unit == "count":
         return Html("")
     low = metric.value if metric.low is None else metric.low
     high = metric.value if metric.high is None else metric.high
-    if not all(0 <= number <= 1 for number in (low, metric.value, high, *limits)):
+    numbers = (low, metric.value, high, *limits)
+    if not all(-1 <= number <= 1 for number in numbers):
         return Html("")
-    strokes = "".join(f'<span class="xv-limit" style="left:{limit * 100:.2f}%"></span>' for limit in limits)
+    bottom = -1 if any(number < 0 for number in numbers) else 0
+
+    def place(number: float) -> str:
+        return f"{(number - bottom) / (1 - bottom):.2%}"
+
+    strokes = "".join(f'<span class="xv-limit" style="left:{place(limit)}"></span>' for limit in limits)
     return Html(
-        f'<div class="xv-range xv-is-{slug(verdict)}" aria-hidden="true"><span class="xv-track"></span>'
-        f'<span class="xv-span" style="left:{low * 100:.2f}%;width:{(high - low) * 100:.2f}%"></span>'
-        f'<span class="xv-point" style="left:{metric.value * 100:.2f}%"></span>{strokes}</div>'
+        f'<div class="xv-range xv-is-{slug(verdict)}" data-low="{"−1" if bottom else "0"}" aria-hidden="true">'
+        f'<span class="xv-track"></span><span class="xv-span" style="left:{place(low)};width:{place(high - low + bottom)}"></span>'
+        f'<span class="xv-point" style="left:{place(metric.value)}"></span>{strokes}</div>'
     )
 
 

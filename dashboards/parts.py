@@ -31,6 +31,7 @@ _TOOLBAR = {
 _ROWS_OF_CASES = 6
 _PICTURE_WIDTH = 208
 _LARGEST_SIDE = 4096
+_SHORT_LABEL, _FEW_COLUMNS = 16, 8
 _METRIC_COLUMNS = ("Metric", "Condition", "Result", "n", "Unit", "Better", "Interval", "Value", "Low", "High")
 
 
@@ -44,7 +45,13 @@ def limits(judgement: Judgement, finding: Finding) -> markup.Limits:
     listed = judgement.criteria.get("criterion", [])
     for item in listed if isinstance(listed, list) else []:
         if isinstance(item, dict) and item.get("id") == finding.id:
-            found = [item.get(name) for name in ("at_least", "at_most", "within")]
+            within = item.get("within")
+            found = [
+                item.get("at_least"),
+                item.get("at_most"),
+                within,
+                -within if isinstance(within, int | float) else None,
+            ]
             return tuple(float(value) for value in found if isinstance(value, int | float))
     return ()
 
@@ -118,7 +125,9 @@ def chart_panel(chart: Chart, run: Run, record: Record, links: Links, *, place: 
 
 def is_wide(chart: Chart) -> bool:
     """Whether a chart needs the whole width."""
-    return isinstance(chart, Images | Table | Forest) or (isinstance(chart, HeatMap) and len(chart.columns) > 8)
+    if isinstance(chart, Forest):
+        return any(len(mark.label) > _SHORT_LABEL for mark in chart.marks)
+    return isinstance(chart, Images | Table) or (isinstance(chart, HeatMap) and len(chart.columns) > _FEW_COLUMNS)
 
 
 def table_frame(chart: Table) -> pd.DataFrame:

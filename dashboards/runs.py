@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,12 +25,22 @@ def find_runs(folder: Path) -> tuple[Path, ...]:
         raise RunError(
             f"{folder}: no such folder. Give the run folder that `xvision audit` printed, or one that holds runs."
         )
-    found = sorted({path.parent for pattern in ("*/run.json", "*/*/run.json") for path in folder.glob(pattern)})
+    candidates = {path.parent for pattern in ("*/run.json", "*/*/run.json") for path in folder.glob(pattern)}
+    found = sorted(path for path in candidates if _is_audit(path))
     if not found:
         raise RunError(
             f"{folder}: no run in this folder (nothing here has a run.json). Give the folder that `xvision audit` printed."
         )
     return tuple(found)
+
+
+def _is_audit(path: Path) -> bool:
+    """Whether ``run.json`` is an audit's, also a damaged one; a checkpoint folder has a ``run.json`` of another kind."""
+    try:
+        facts = json.loads((path / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(facts, dict) and "schema" in facts
 
 
 def open_run(path: Path) -> Run:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboards import inert, markup
 from dashboards.parts import Links, chart_panel, data_table, finding_card, is_wide, metric_frame, ordered
 from xvision import text
-from xvision.charts import Chart
+from xvision.charts import Chart, HeatMap
 from xvision.result import Record
 from xvision.store import Run
 
@@ -66,8 +66,9 @@ def _charts(run: Run, record: Record, links: Links) -> None:
 def _pairs(charts: list[tuple[str, Chart]], run: Run, record: Record, links: Links) -> None:
     for start in range(0, len(charts), 2):
         pair = charts[start : start + 2]
-        columns = st.columns(len(pair), gap="medium") if len(pair) == 2 else [st.container()]
-        for column, (key, chart) in zip(columns, pair, strict=True):
+        alone = len(pair) == 1 and not isinstance(pair[0][1], HeatMap)
+        columns = [st.container()] if alone else st.columns(2, gap="medium")
+        for column, (key, chart) in zip(columns, pair, strict=False):
             with column:
                 chart_panel(chart, run, record, links, place=key)
 

@@ -15,6 +15,7 @@ from xvision import text
 from xvision.result import Finding, Group, Judgement, Metric, Record, RunInfo, named, spoken
 from xvision.store import Run
 
+_FIGURES_PER_ANALYSIS = 4
 _CHECKS = {"ok": ("pass", "ok"), "warning": ("warn", "warning"), "error": ("fail", "error")}
 _WORDS = {"fail": "failed", "warn": "warned", "insufficient evidence": "could not be decided", "pass": "passed"}
 
@@ -62,15 +63,16 @@ def _verdict(judgement: Judgement, run: Run) -> None:
 
 
 def _key_figures(run: Run) -> None:
-    """The first number that each analysis reports for the whole data set."""
-    leading = [(record.title, metric) for record in run.records if (metric := _leading(record)) is not None]
+    """The first numbers that each analysis reports for the whole data set."""
+    leading = [(record.title, metric) for record in run.records for metric in _leading(record)]
     if leading:
         markup.show(markup.heading("Key figures"))
         markup.show(markup.figures(leading))
 
 
-def _leading(record: Record) -> Metric | None:
-    return next((metric for metric in record.metrics if not metric.where and metric.unit != "count"), None)
+def _leading(record: Record) -> list[Metric]:
+    whole = [metric for metric in record.metrics if not metric.where and metric.unit != "count"]
+    return whole[:_FIGURES_PER_ANALYSIS]
 
 
 def _scorecard(findings: list[Finding], judgement: Judgement) -> Html:
@@ -134,14 +136,14 @@ def _audited(run: Run) -> None:
         markup.show(markup.subheading("Data"), markup.facts(_data(info)), *_composition(info))
 
 
-def _facts(values: Mapping[str, Any]) -> list[tuple[str, object]]:
-    return [
-        (
-            text.label(name),
-            text.number(value, "count") if isinstance(value, int) and not isinstance(value, bool) else value,
-        )
-        for name, value in values.items()
-    ]
+def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(text.label(name), _fact(value)) for name, value in values.items()]
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{text.label(str(name)).lower()} {_fact(part)}" for name, part in value.items())
+    return text.number(value, "count") if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _decision(info: RunInfo) -> tuple[Html, ...]:

@@ -65,6 +65,14 @@ def test_bars_show_every_value_over_its_category() -> None:
     assert trace(plot, "lesion")["text"] == ["5", "55"]
 
 
+def test_a_histogram_names_every_other_bin_and_shows_them_all() -> None:
+    names = tuple(f"{place / 20:.2f}" for place in range(20))
+    plot = drawn(Bars("t", "a", names, Axis("Images"), {"s": tuple(map(float, range(20)))}))
+    assert plot["data"][0]["y"] == list(map(float, range(20)))
+    assert plot["layout"]["xaxis"]["ticktext"] == list(names[::2])
+    assert plot["data"][0]["hovertext"][3] == "s, 0.15: 3.000"
+
+
 def test_forest_shows_intervals_and_says_why_a_row_has_none() -> None:
     forest = fairness("M").charts[0]
     assert isinstance(forest, Forest)
@@ -75,8 +83,11 @@ def test_forest_shows_intervals_and_says_why_a_row_has_none() -> None:
     assert points["error_x"]["array"] == pytest.approx([0.1, 0.0])
     assert points["error_x"]["arrayminus"] == pytest.approx([0.1, 0.0])
     assert plot["layout"]["yaxis"]["ticktext"] == ["F", "M"]
-    notes = [words.replace("<br>", " ") for words in plot["layout"]["yaxis2"]["ticktext"]]
-    assert notes == ["0.800 (0.700 to 0.900), n = 30", "not estimable (no positive cases)"]
+    assert plot["layout"]["yaxis2"]["ticktext"] == [
+        "0.800 (0.700 to 0.900)<br>n = 30",
+        "not estimable (no positive<br>cases)",
+    ]
+    assert points["hovertext"][0] == "F: 0.800 (0.700 to 0.900), n = 30"
     assert plot["layout"]["shapes"][0]["x0"] == 0.82
 
 
@@ -98,6 +109,11 @@ def test_a_heat_map_of_proportions_keeps_three_decimals() -> None:
     plot = drawn(heat)["data"][0]
     assert plot["text"] == [["1.000", "0.250"]]
     assert (plot["zmin"], plot["zmax"]) == (0, 1)
+
+
+def test_whole_numbers_among_decimals_are_not_taken_for_counts() -> None:
+    heat = HeatMap("t", "a", ("1", "2"), ("blur",), ((30.0, 31.25),), "Severity", "Kind", unit="dB")
+    assert drawn(heat)["data"][0]["text"] == [["30.000", "31.250"]]
 
 
 def test_hostile_labels_are_inert_in_every_kind() -> None:

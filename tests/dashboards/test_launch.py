@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dashboards import launch
-from dashboards.gate import content_security_policy
+from dashboards.gate import Gate, Message, Receive, Scope, Send, content_security_policy
 from tests.dashboards.serving import Served, serving
 from xvision.errors import ConfigError
 
@@ -128,6 +129,28 @@ def test_the_web_socket_needs_the_cookie_this_host_and_this_origin(served: Serve
     assert " 403 " in shake(served, cookie=known, origin="http://evil.example")
     assert " 403 " in shake(served, cookie=known, origin="http://127.0.0.1:1")
     assert " 403 " in shake(served, cookie=known, origin="http://evil.example", host="evil.example")
+
+
+@pytest.mark.parametrize(
+    ("host", "accepted"), [("127.0.0.1:8501", True), ("evil.example", False), ("127.0.0.1:80", False)]
+)
+def test_the_gate_itself_refuses_another_host_whatever_is_behind_it(host: str, accepted: bool) -> None:
+    sent: list[str] = []
+
+    async def anything(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    gate = Gate(anything, "token", 8501)
+    headers = {"host": host, "origin": f"http://{host}", "cookie": f"a=b; {gate.cookie}={gate.session}"}
+    scope = {"type": "websocket", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    asyncio.run(gate(scope, receive, send))
+    assert sent == ["websocket.accept" if accepted else "websocket.close"]
 
 
 def test_it_listens_on_this_machine_only(served: Served) -> None:

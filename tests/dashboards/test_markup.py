@@ -48,6 +48,14 @@ def test_the_interval_bar_lies_where_the_numbers_are() -> None:
     assert 'xv-limit" style="left:85.00%"' in bar
 
 
+def test_a_difference_is_drawn_from_minus_one_to_one() -> None:
+    bar = markup.interval(Metric("difference", -0.4, -0.5, -0.3, n=60), "fail", (0.1, -0.1))
+    assert 'data-low="−1"' in bar
+    assert 'style="left:25.00%;width:10.00%"' in bar
+    assert 'xv-point" style="left:30.00%"' in bar
+    assert [part[:6] for part in bar.split('xv-limit" style="left:')[1:]] == ["55.00%", "45.00%"]
+
+
 @pytest.mark.parametrize(
     "metric",
     [

@@ -89,6 +89,16 @@ def test_the_overview_shows_findings_worst_first_with_their_evidence(runs: dict[
     assert len(driver.page_link) == 4 + 5
 
 
+def test_facts_of_the_model_are_words(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    info = json.loads((path / "run.json").read_text("utf-8"))
+    info["model"] = {"input": {"channels": 1, "height": 64}, "parameters": 128002}
+    (path / "run.json").write_text(json.dumps(info), "utf-8")
+    said = words(draw(path, "overview"))
+    assert "<dd>channels 1, height 64</dd>" in said
+    assert "<dd>128 002</dd>" in said
+
+
 def test_a_run_without_criteria_is_not_judged_and_never_a_pass(runs: dict[str, Path]) -> None:
     said = words(draw(runs["not judged"], "overview"))
     assert "Not judged" in said
@@ -106,7 +116,7 @@ def test_criteria_chosen_afterwards_are_called_exploratory(tmp_path: Path) -> No
 def test_limits_of_the_criteria_are_drawn(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
     judged = json.loads((path / "findings.json").read_text("utf-8"))
-    judged["criteria"] = {"criterion": [{"id": "fail", "at_least": 0.85, "at_most": None}]}
+    judged["criteria"] = {"criterion": [{"id": "fail", "at_least": 0.85, "within": None}]}
     (path / "findings.json").write_text(json.dumps(judged), "utf-8")
     assert words(draw(path, "overview")).count('xv-limit" style="left:85.00%"') == 2
 
@@ -172,6 +182,7 @@ def test_cases_are_filtered_by_outcome_and_group(runs: dict[str, Path]) -> None:
     assert list(driver.dataframe[0].value["Case"]) == ["case-1", "case-2"]
     driver.segmented_control(key="case-outcome").set_value("Wrong").run()
     assert list(driver.dataframe[0].value["Case"]) == ["case-2"]
+    assert driver.query_params["case"] == "case-2"
     driver.segmented_control(key="case-outcome").set_value("All").run()
     driver.selectbox(key="case-sex").select("F").run()
     assert list(driver.dataframe[0].value["Case"]) == ["case-1"]

@@ -17,6 +17,14 @@ def test_a_run_is_found_alone_and_below_a_folder(tmp_path: Path) -> None:
     assert runs.find_runs(tmp_path) == (first, second)
 
 
+def test_a_checkpoint_is_not_taken_for_a_run_but_a_damaged_run_is_shown(tmp_path: Path) -> None:
+    audit = write_run(tmp_path / "run")
+    for name, content in (("checkpoint", '{"plan": {}}'), ("broken", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(content)
+    assert runs.find_runs(tmp_path) == (tmp_path / "broken", audit)
+
+
 def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run in this folder .* Give the folder that `xvision audit` printed"):
         runs.find_runs(tmp_path)

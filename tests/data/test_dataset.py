@@ -129,6 +129,20 @@ def test_the_fingerprint_sees_every_change(tmp_path: Path) -> None:
     assert len(seen) == 8
 
 
+def test_the_fingerprint_sees_ids() -> None:
+    renamed = ("a", "b", "c", "e")
+    other = AuditDataset(made().table.set_axis(pd.Index(renamed, name="id")), (), ArraySource(renamed, PIXELS, MASKS))
+    assert other.fingerprint != made().fingerprint
+
+
+def test_a_mask_file_wins_over_a_box(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    Image.fromarray(MASKS[0]).save(folder / "m.png")
+    (folder / "manifest.csv").write_text('image,label,mask,bbox_xywh\na.png,x,m.png,"0,0,5,6"\n')
+    Image.new("L", (5, 6)).save(folder / "a.png")
+    np.testing.assert_array_equal(load_data(folder).masks(["a.png"], SPEC), MASKS[:1])
+
+
 def test_a_mask_that_does_not_fit_names_its_case_or_file(tmp_path: Path) -> None:
     folder = written(tmp_path)
     (folder / "manifest.csv").write_text('image,label,bbox_xywh\na.png,x,"0,0,7,9"\nb.png,y,\n')

@@ -215,6 +215,16 @@ def test_what_is_called_dicom_and_is_not(tmp_path: Path) -> None:
         read_dicom(tmp_path / "a.dcm")
 
 
+def test_text_in_a_number_is_not_quoted(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.dcm", dataset(VALUES, WindowCenter=2000, WindowWidth=900))
+    content = path.read_bytes()
+    assert content.count(b"2000") == 1
+    path.write_bytes(content.replace(b"2000", b"Zyxw"))
+    with pytest.raises(DataError, match=r"a.dcm cannot be decoded as DICOM \(ValueError\)") as caught:
+        read_dicom(path)
+    assert "Zyxw" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_no_header_text_leaves_however_the_file_is_damaged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,8 +110,8 @@ def test_transparent_pixels_are_laid_on_black(tmp_path: Path) -> None:
 def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, Any] = {"webp": {"lossless": True}, "jpg": {"quality": 100}}.get(suffix, {})
-    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(GREY), exif=exif, **options)
+    choices: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 100}}
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(GREY), exif=exif, **choices.get(suffix, {}))
     expected = ORIENTED[orientation] / 255
     height, width = expected.shape
     assert image_size(path) == (width, height)
@@ -166,13 +166,14 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path, side: int) -> None:
 
 
 def test_damaged_and_disguised_files_are_named(tmp_path: Path) -> None:
-    whole = io.BytesIO()
+    whole, gif = io.BytesIO(), io.BytesIO()
     Image.fromarray(GREY).save(whole, "PNG")
+    Image.fromarray(GREY).save(gif, "GIF")
     cases = {
         "truncated.png": (whole.getvalue()[: len(whole.getvalue()) // 2], "truncated.png cannot be decoded .*damaged"),
         "text.png": (b"only text\n" * 50, "text.png is no readable PNG, JPEG, TIFF, BMP, WEBP or DICOM image"),
         "empty.png": (b"", "empty.png is no readable PNG"),
-        "gif.png": (b"GIF89a" + bytes(50), "gif.png is no readable PNG"),
+        "gif.png": (gif.getvalue(), "gif.png is no readable PNG"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)

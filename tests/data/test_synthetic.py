@@ -159,6 +159,14 @@ def test_label_noise_flips_training_labels_only(plain: Phantoms) -> None:
     pd.testing.assert_frame_equal(noisy.table.drop(columns="label"), plain.table.drop(columns="label"))
 
 
+def test_flaws_do_not_meddle_with_each_other() -> None:
+    marked, noisy = replace(PLAIN, shortcut=0.8), replace(PLAIN, label_noise=0.2)
+    both = generate(replace(PLAIN, shortcut=0.8, label_noise=0.2))
+    np.testing.assert_array_equal(both.pixels, generate(marked).pixels)
+    assert (both.table["site"] == generate(marked).table["site"]).all()
+    assert (both.table["label"] == generate(noisy).table["label"]).all()
+
+
 def test_lesions_lie_in_the_lungs() -> None:
     phantoms = generate(PhantomSettings(2000, seed=1))
     covered = phantoms.masks[phantoms.masks.any(axis=(1, 2))].mean(axis=0)

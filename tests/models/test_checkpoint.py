@@ -114,7 +114,9 @@ def test_python_files_are_refused(folder: Path) -> None:
         ({"transformers_weights": "other.safetensors"}, "names its own weights file"),
         ({"id2label": {"0": "a", "2": "b"}}, "number the classes 0, 1, 2"),
         ({"label2id": {"lesion": 0, "normal": 1}}, "calls output 0 'normal' but label2id gives that name to output 1"),
-        ({"num_attention_heads": 0}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, r"cannot be loaded \(integer division or modulo by zero\)"),
+        ({"num_attention_heads": True}, "cannot be loaded .*expected int, got bool"),
+        ({"image_size": [64]}, "cannot be loaded"),
         ({"hidden_act": "nonsense"}, "cannot be loaded"),
     ],
 )
@@ -231,6 +233,13 @@ def test_preprocessing_that_the_model_was_not_trained_with_is_refused(tmp_path: 
     save_model(preset("tiny-qwen3", seed=0), tmp_path / "model")
     edit_config(tmp_path / "model", "preprocessor_config.json", image_mean=[0.45])
     refused(tmp_path / "model", r"mean \(0\.45,\).* is not what config\.json was trained with .*mean \(0\.5,\)")
+
+
+def test_a_filter_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    save_model(preset("tiny-qwen3", seed=0), tmp_path / "model")
+    for value in (9, {"a": 1}):
+        edit_config(tmp_path / "model", resample=value)
+        refused(tmp_path / "model", "resample is .*: choose one of")
 
 
 def test_saving_replaces_an_earlier_checkpoint_and_keeps_what_it_is_told(tmp_path: Path) -> None:

@@ -256,6 +256,14 @@ def test_presets_refuse_impossible_shapes(changes: dict[str, object], message: s
         preset(**{"name": "tiny-qwen3", "seed": 0, **changes})
 
 
+def test_normalisation_needs_a_number_for_each_channel() -> None:
+    text = preset("tiny-qwen3", seed=0).config.text_config
+    with pytest.raises(ModelError, match=r"image_mean is \[0.5\]: give 3 numbers"):
+        LlmImageClassifierConfig(text_config=text, num_channels=3, image_mean=[0.5])
+    with pytest.raises(ModelError, match=r"image_std is \['a'\]: give 1 numbers"):
+        LlmImageClassifierConfig(text_config=text, image_std=["a"])
+
+
 def test_a_configuration_needs_a_language_model() -> None:
     with pytest.raises(ModelError, match="needs text_config"):
         LlmImageClassifierConfig()

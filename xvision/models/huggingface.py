@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from xvision.errors import ModelError
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.loading import DAMAGE, reason
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
 from xvision.models.protocols import Access, Attention, InputSpec, Task
 from xvision.models.tokens import Layout, layout_of, token_map
@@ -170,7 +171,7 @@ def adapt(
 
 def preprocessing_of(config: LlmImageClassifierConfig) -> Preprocessing:
     """The preprocessing that an ``LlmImageClassifier`` was built for."""
-    if config.resample not in RESAMPLE:
+    if not isinstance(config.resample, int) or config.resample not in RESAMPLE:
         raise ModelError(f"resample is {config.resample!r}: choose one of {sorted(RESAMPLE)}.")
     spec = InputSpec(config.num_channels, config.image_size, config.image_size, RESAMPLE[config.resample])
     return Preprocessing(spec, 1.0, tuple(map(float, config.image_mean)), tuple(map(float, config.image_std)))
@@ -207,10 +208,10 @@ def _probe(module: PreTrainedModel, preprocessing: Preprocessing) -> int:
     grey = torch.full((1, spec.channels, spec.height, spec.width), 0.5, device=module.device)
     try:
         logits = module(pixel_values=preprocessing.normalise(grey)).logits
-    except (ValueError, RuntimeError) as problem:
+    except DAMAGE as problem:
         size = f"{spec.channels} × {spec.height} × {spec.width}"
         raise ModelError(
-            f"{name} does not take images of {size} as preprocessor_config.json says: {problem}"
+            f"{name} does not take images of {size} as preprocessor_config.json says: {reason(problem)}"
         ) from problem
     if logits.ndim != 2:
         raise ModelError(f"{name} gives outputs of shape {tuple(logits.shape)}; a classifier gives (B, K).")

@@ -241,7 +241,12 @@ def preset(
 
 
 def _tiny_bodies(tokens: int) -> dict[str, PreTrainedConfig]:
-    """One read-out row for a vocabulary, no dropout, no special tokens."""
+    """One read-out row for a vocabulary, no dropout, no special tokens.
+
+    Without the norms that Qwen3 has on queries and keys, the usual 0.02 is too small at width 64: attention stays flat
+    and the network learns nothing.
+    """
+    scale = 64**-0.5
     return {
         "tiny-qwen3": Qwen3Config(
             vocab_size=1, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
@@ -249,12 +254,12 @@ def _tiny_bodies(tokens: int) -> dict[str, PreTrainedConfig]:
         ),
         "tiny-gpt2": GPT2Config(
             vocab_size=1, n_embd=64, n_layer=2, n_head=4, n_positions=tokens, resid_pdrop=0.0, embd_pdrop=0.0,
-            attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+            attn_pdrop=0.0, bos_token_id=None, eos_token_id=None, initializer_range=scale,
         ),
         "tiny-bert": BertConfig(
             vocab_size=1, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=tokens, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-            pad_token_id=None,
+            pad_token_id=None, initializer_range=scale,
         ),
     }  # fmt: skip
 

@@ -87,6 +87,14 @@ def _check(config: LlmImageClassifierConfig) -> None:
         raise ModelError(f"image_size {size} is not a multiple of patch_size {patch}: change one of them.")
     if config.stem == "conv" and (patch < 2 or patch & (patch - 1)):
         raise ModelError(f"The conv stem halves the image again and again, so patch_size {patch} must be a power of 2.")
+    for key in ("image_mean", "image_std"):
+        values = getattr(config, key)
+        if len(values) != config.num_channels or not all(isinstance(value, int | float) for value in values):
+            raise ModelError(f"{key} is {values}: give {config.num_channels} numbers, one for each channel.")
+    _check_body(config)
+
+
+def _check_body(config: LlmImageClassifierConfig) -> None:
     if config.text_config.is_encoder_decoder:
         raise ModelError(
             f"{config.text_config.model_type} is an encoder with a decoder: choose one with a single body."

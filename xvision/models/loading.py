@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
@@ -18,9 +19,9 @@ from xvision.errors import ModelError, nearest
 from xvision.models.folder import open_folder, read_config
 
 # What transformers raises on contradictory or damaged folders, found by feeding it such folders.
-_DAMAGE = (
-    OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError, ImportError,
-    SafetensorError,
+DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    SafetensorError, StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -57,9 +58,8 @@ def load_weights(auto: Any, folder: Path, *, optional: tuple[str, ...] = ()) -> 
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, local_files_only=True,
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
-        except _DAMAGE as problem:
-            first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise ModelError(f"{folder} cannot be loaded ({first}): save the model again.") from problem
+        except DAMAGE as problem:
+            raise ModelError(f"{folder} cannot be loaded ({reason(problem)}): save the model again.") from problem
     _refuse_shapes(folder, module, sorted(info["mismatched_keys"]))
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith(optional or "\0")):
         raise ModelError(
@@ -106,6 +106,11 @@ def _refuse_shapes(folder: Path, module: PreTrainedModel, wrong: list[tuple[str,
             f"({_some(names)}): correct id2label."
         )
     raise ModelError(f"{folder}: weights do not fit config.json ({_some(names)}): they would be random, correct it.")
+
+
+def reason(problem: BaseException) -> str:
+    """What a foreign error says, in one line: its last, which is the most specific, or its name."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[-1].strip()
 
 
 def _some(names: list[str]) -> str:
