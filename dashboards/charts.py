@@ -120,21 +120,21 @@ def _bars(chart: Bars) -> go.Figure:
     named = places[:: 1 + len(places) // _NAMED_BARS]
     labelled = len(places) * len(chart.series) <= _LABELLED_BARS
     for place, (name, values) in enumerate(chart.series.items()):
+        said = _short(values)
         words = [
-            figure_text(f"{name}, {category}: {text.number(value, chart.y.unit)}")
-            for category, value in zip(chart.categories, values, strict=True)
+            figure_text(f"{name}, {category}: {word}") for category, word in zip(chart.categories, said, strict=True)
         ]
         drawn.add_bar(
             x=places, y=list(values), name=_legend(name), marker={"color": PALETTE[place % len(PALETTE)]},
             hovertext=words, hoverinfo="text", textposition="outside" if labelled else "none", cliponaxis=False,
-            text=_short(values) if labelled else None,
+            text=said if labelled else None,
         )  # fmt: skip
-    drawn.update_xaxes(
-        **_axis(chart.x),
-        tickvals=named,
-        ticktext=_wrapped([chart.categories[place] for place in named], 14),
-        showgrid=False,
-    )
+    ticks = {
+        "tickvals": named,
+        "ticktext": _wrapped([chart.categories[place] for place in named], 14),
+        "showgrid": False,
+    }
+    drawn.update_xaxes(**{**_axis(chart.x), **ticks})
     drawn.update_yaxes(**_axis(chart.y))
     drawn.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
     return _finished(drawn, _HEIGHT, legend=len(chart.series) > 1)
@@ -196,7 +196,8 @@ def _heat_map(chart: HeatMap) -> go.Figure:
         go.Heatmap(
             x=columns, y=rows, z=[list(values) for values in chart.values], zmin=chart.low, zmax=chart.high,
             colorscale=[[0, tint(dark, 0.04)], [1, tint(dark, 0.6)]], showscale=False, xgap=2, ygap=2,
-            text=_cells(chart), texttemplate="%{text}", textfont={"size": 13, "color": INK}, hovertext=hover, hoverinfo="text", hoverongaps=True,
+            text=_cells(chart), texttemplate="%{text}", textfont={"size": 13, "color": INK},
+            hovertext=hover, hoverinfo="text", hoverongaps=True,
         )
     )  # fmt: skip
     below, beside = _wrapped(chart.columns, max(10, 56 // max(len(columns), 1))), _wrapped(chart.rows, 24)

@@ -70,7 +70,7 @@ def test_a_histogram_names_every_other_bin_and_shows_them_all() -> None:
     plot = drawn(Bars("t", "a", names, Axis("Images"), {"s": tuple(map(float, range(20)))}))
     assert plot["data"][0]["y"] == list(map(float, range(20)))
     assert plot["layout"]["xaxis"]["ticktext"] == list(names[::2])
-    assert plot["data"][0]["hovertext"][3] == "s, 0.15: 3.000"
+    assert plot["data"][0]["hovertext"][3] == "s, 0.15: 3"
 
 
 def test_forest_shows_intervals_and_says_why_a_row_has_none() -> None:

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from dashboards.app import PATH_VARIABLE
 from tests.dashboards.conftest import STATES, edit
 from tests.factories import write_run
+from xvision.store import Writer
 
 APP = str(Path(__file__).parents[2] / "dashboards" / "app.py")
 PAGES = (
@@ -214,6 +215,18 @@ def test_evidence_verifies_the_files_and_names_what_changed(runs: dict[str, Path
     altered = draw(runs["tampered"], "evidence")
     assert "results/performance.json was changed." in words(altered)
     assert len(altered.get("download_button")) == 2
+
+
+def test_reviews_are_shown_and_a_damaged_one_is_found(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    Writer(path).review({"author": "<b>A. Auditor</b>", "note": "Accepted for site B only."})
+    driver = draw(path, "evidence")
+    assert any("Accepted for site B only." in block.value for block in driver.code)
+    assert "Every file has the hash it was written with" in words(driver)
+    (path / "review.jsonl").write_bytes(b"\xff{\n")
+    damaged = draw(path, "evidence")
+    assert not damaged.exception
+    assert "review.jsonl was changed." in words(damaged)
 
 
 def test_an_altered_run_says_so_on_every_page(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
