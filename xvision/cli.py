@@ -249,7 +249,10 @@ def _outlet(package: str, extra: str, purpose: str, words: list[str]) -> int:
     for needed in {"reports": ("typst", "matplotlib"), "dashboards": ("streamlit", "plotly")}[package]:
         if importlib.util.find_spec(needed) is None:
             raise MissingExtra(needed, extra, purpose)
-    return subprocess.call([sys.executable, "-m", package, *words])  # noqa: S603  # our own module, no shell
+    try:
+        return subprocess.call([sys.executable, "-m", package, *words])  # noqa: S603  # our own module, no shell
+    except KeyboardInterrupt:  # the usual way to end the dashboard, which ends itself
+        return 0
 
 
 def _verify(parsed: argparse.Namespace) -> int:

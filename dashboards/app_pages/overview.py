@@ -58,7 +58,8 @@ def _verdict(judgement: Judgement, run: Run) -> None:
     before = "The criteria were fixed before the run."
     after = "The criteria were not the ones fixed before the run: this verdict is exploratory."
     remark = f"{before if judgement.declared_before_run else after} SHA-256 {judgement.criteria_sha256[:16]}…"
-    sentence = f"Of {text.plural(len(judgement.findings), 'criterion').replace('criterions', 'criteria')}: {said}."
+    total = len(judgement.findings)
+    sentence = f"Of {total} {'criterion' if total == 1 else 'criteria'}: {said}."
     markup.show(markup.banner(judgement.verdict, sentence, remark))
 
 

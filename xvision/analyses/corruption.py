@@ -180,11 +180,11 @@ def _cases(audit: Audit, names: tuple[str, ...]) -> tuple[Case, ...]:
     pixels = torch.from_numpy(audit.pixels(audit.showcase))
     keys = [str(audit.ids[position]) for position in audit.showcase]
     pictures: list[dict[str, np.ndarray]] = [
-        {"image": images.enlarged(images.photograph(item.numpy()), 128)} for item in pixels
+        {"image": images.enlarged(images.photograph(item.numpy()))} for item in pixels
     ]
     for name in names:
         for place, item in enumerate(corrupt(pixels, name, _PICTURED, keys, seed=audit.seed) if len(pixels) else []):
-            pictures[place][CORRUPTIONS[name].title.lower()] = images.enlarged(images.photograph(item.numpy()), 128)
+            pictures[place][CORRUPTIONS[name].title.lower()] = images.enlarged(images.photograph(item.numpy()))
     return tuple(
         Case(key, audit.facts(position), shown)
         for key, position, shown in zip(keys, audit.showcase, pictures, strict=True)
