@@ -25,7 +25,10 @@ _SIGNS = ("clean_correct", "zero_gradient", "nonfinite", "unconfirmed", "missed_
 
 
 @analysis(
-    "Adversarial", pillar="Robustness", need="gradients", passes="at most (steps + 4) × epsilons forward and backward"
+    "Adversarial",
+    pillar="Robustness",
+    need="gradients",
+    passes="at most (steps + 16) × epsilons forward, (steps + 2) × epsilons backward",
 )
 def adversarial(
     audit: Audit,

@@ -35,7 +35,7 @@ _DEPENDS_LITTLE = 0.5
 
 
 @analysis(
-    "Attribution", pillar="Explanation", need="gradients", passes="2 × (steps + 1) forward and backward, and 4 forward"
+    "Attribution", pillar="Explanation", need="gradients", passes="2 × (steps + 4) forward, 2 × (steps + 1) backward"
 )
 def attribution(
     audit: Audit, *, cases: int = 100, steps: int = 50, baseline: Baseline = "blur", border: float = 0.1
