@@ -18,7 +18,7 @@ import pytest
 
 from tests.factories import write_run
 from xvision.cli import main
-from xvision.store import Writer, open_run
+from xvision.store import open_run
 
 ROOT = Path(__file__).parents[1]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -298,11 +298,48 @@ def test_a_killed_audit_resumes_with_the_same_command(phantoms: Path, checkpoint
     assert open_run(killed).metrics.to_json() == open_run(whole).metrics.to_json()
 
 
-def test_a_disk_that_refuses_a_write_ends_with_one_sentence(
+def test_a_damaged_run_is_not_resumed(
     fails: Callable[..., str], phantoms: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    (out / "results").mkdir(parents=True)
-    with Writer(out).locked():
-        (out / "run.json").write_text("{}")
-    assert "schema None" in fails("audit", "--model", checkpoint, "--data", phantoms, "--out", out)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert "schema None" in fails("audit", "--model", checkpoint, "--data", phantoms, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_text() == "{}"
+
+
+def test_a_group_without_positives_is_not_estimable(
+    broken: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def healthy_men(rows: list[dict[str, str]]) -> None:
+        rows[:] = [
+            row for row in rows if not (row["split"] == "test" and row["sex"] == "M" and row["label"] == "lesion")
+        ]
+
+    words = [
+        "audit",
+        "--model",
+        str(checkpoint),
+        "--data",
+        str(broken(healthy_men)),
+        "--groups",
+        "sex",
+        "--only",
+        "fairness",
+    ]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert main(["metrics", str(tmp_path / "run")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[1:2] == ["sensitivity"]]
+    assert any("not estimable (no positive cases)" in line and line.endswith("sex M") for line in lines)
+    assert any("not estimable" not in line and line.endswith("sex F") for line in lines)
+
+
+def test_fine_tuning_without_a_split_names_it(
+    fails: Callable[..., str], broken: Callable[..., Path], tmp_path: Path
+) -> None:
+    def no_validation(rows: list[dict[str, str]]) -> None:
+        rows[:] = [row for row in rows if row["split"] != "validation"]
+
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'[data]\npath = "{broken(no_validation)}"\n[model]\npath = "trained"\n')
+    assert "validation is missing (found: test, train)" in fails("finetune", plan)
+    assert not (tmp_path / "trained").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import rich.console
 from rich.markup import escape
@@ -27,6 +26,7 @@ class Console:
     def __init__(self) -> None:
         self.console = rich.console.Console(stderr=True)
         self._bar: Bar | None = None
+        self._title = ""
 
     def say(self, sentence: str) -> None:
         self.console.print(escape(sentence), highlight=False, soft_wrap=True)
@@ -92,7 +92,7 @@ def print_analyses(found: Sequence[Analysis]) -> None:
 
 
 def print_doctor() -> int:
-    """What is installed and the line that installs what is missing; exit code 1 when a required part is broken."""
+    """What is installed and the line that installs what is missing."""
     import torch
 
     console = rich.console.Console()
@@ -119,11 +119,3 @@ def _doctor_lines(torch_version: str, cuda: bool) -> Iterator[tuple[str, str]]:
             "torchvision",
             "installed: must be the build that belongs to this torch, or transformers cannot be imported",
         )
-
-
-@contextmanager
-def closing(console: Console) -> Iterator[Console]:
-    try:
-        yield console
-    finally:
-        console.close()

@@ -80,8 +80,7 @@ class Writer:
                 ) from None
             for leftover in self.path.rglob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-            yield
-        (self.path / _LOCK).unlink(missing_ok=True)
+            yield  # the file stays: removing it would let two later writers lock two different files
 
     @property
     def work(self) -> Path:
