@@ -10,8 +10,25 @@ from typing import Any, Literal
 
 from xvision import codec
 from xvision.errors import ConfigError
+from xvision.recipe import BackbonePlan, SearchPlan, TrainingPlan
 
 OptionValue = Any  # what TOML can hold; checked against the analysis's own signature
+
+
+@codec.record
+class SplitPlan:
+    """How cases without a split are divided: by patient, and alike in the columns named."""
+
+    train: float = 0.6
+    validation: float = 0.2
+    test: float = 0.2
+    stratify: tuple[str, ...] = ("label",)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.train, self.validation, self.test)
+        if min(shares) <= 0 or abs(sum(shares) - 1.0) > 1e-6:
+            raise ConfigError(f"data.split: the shares {shares} must all be above 0 and add up to 1.")
 
 
 @codec.record
@@ -27,6 +44,12 @@ class DataPlan:
     """Standard name → the manifest's own name, e.g. ``mask = "mask_lesion"``."""
     allow_leakage: bool = False
     """Audit although a patient is in two splits; the report then says so."""
+    split: SplitPlan | None = None
+    """Make the splits; left out, the data must bring its own where they are needed."""
+    multilabel: bool = False
+    """A label cell may name several findings, separated by ``|``, or none at all."""
+    laterality: bool = True
+    """Left and right mean something in these images, so they are never flipped in training."""
 
 
 @codec.record
@@ -42,62 +65,26 @@ class DecisionPlan:
 
 
 @codec.record
+class PromptPlan:
+    """How a vision-language model is asked for a class."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Class → the words that stand for it, in the order of the classes."""
+    template: str = "finding"
+    """Name of a template that comes with xvision, or the path of one."""
+    normalise: Literal["sum", "mean", "pmi"] = "sum"
+    """sum: log-probability of the words. mean: per token. pmi: less that of an image without content (prior correction)."""
+    temperature: float = 1.0
+
+
+@codec.record
 class ModelPlan:
     """The checkpoint under audit; fine-tuning writes it there."""
 
     path: str
     device: str = "auto"
-
-
-@codec.record
-class BackbonePlan:
-    """How fine-tuning builds the classifier: a tiny preset from scratch, or a pretrained language model."""
-
-    preset: Literal["tiny-qwen3", "tiny-gpt2", "tiny-bert"] = "tiny-qwen3"
-    pretrained: str | None = None
-    """Folder or hub id of a text model; used instead of the preset."""
-    start: str | None = None
-    """Folder of an earlier classifier of xvision to train on; its shape replaces the settings below."""
-    image_size: int = 64
-    patch_size: int = 8
-    channels: Literal[1, 3] = 1
-    stem: Literal["conv", "linear"] = "conv"
-    attention: Literal["causal", "bidirectional"] = "causal"
-
-    def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise ConfigError(
-                f"backbone.image_size {self.image_size} is not a multiple of backbone.patch_size {self.patch_size}: change one of them."
-            )
-
-
-@codec.record
-class TrainingPlan:
-    """The fine-tuning recipe; the defaults were measured on 3,000 images of 64 × 64 pixels on one CPU thread."""
-
-    epochs: int = 6
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    """Share of all steps."""
-    clip: float = 1.0
-    label_smoothing: float = 0.0
-    class_weights: bool = False
-    augment: bool = False
-    """Small rotation, shift, scale, brightness, contrast, gamma and noise. Never a flip: the heart has a side."""
-    threads: int = 1
-    seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    patience: int = 0
-    """Epochs without a better validation AUROC before stopping; 0 trains to the end."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}: give a whole number of at least 1.")
-        if self.learning_rate <= 0 or self.clip <= 0:
-            raise ConfigError("training.learning_rate and training.clip must be above 0.")
+    prompt: PromptPlan | None = None
+    """For a vision-language model: what it is asked and which words count as which class."""
 
 
 @codec.record
@@ -116,6 +103,7 @@ class Plan:
     decision: DecisionPlan = field(default_factory=DecisionPlan)
     backbone: BackbonePlan = field(default_factory=BackbonePlan)
     training: TrainingPlan = field(default_factory=TrainingPlan)
+    search: SearchPlan = field(default_factory=SearchPlan)
     only: tuple[str, ...] = ()
     """Analyses to run; empty runs all that apply."""
     analysis: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
@@ -150,6 +138,9 @@ def resolve_paths(plan: Plan, root: Path) -> Plan:
     pretrained = plan.backbone.pretrained
     local_backbone = pretrained is not None and (root / pretrained).exists()
     start = str(root / plan.backbone.start) if plan.backbone.start else None
+    rehearsal = plan.training.rehearsal
+    if rehearsal.data:
+        rehearsal = replace(rehearsal, data=str(root / rehearsal.data))
     return replace(
         plan,
         data=replace(plan.data, path=str(root / plan.data.path)),
@@ -158,4 +149,5 @@ def resolve_paths(plan: Plan, root: Path) -> Plan:
         backbone=replace(
             plan.backbone, start=start, pretrained=str(root / str(pretrained)) if local_backbone else pretrained
         ),
+        training=replace(plan.training, rehearsal=rehearsal),
     )

@@ -9,10 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from xvision.config import BackbonePlan, Plan, TrainingPlan, load_plan
+from xvision.config import Plan, load_plan
 from xvision.console import Console
 from xvision.data.synthetic import PhantomSettings, write_phantoms
 from xvision.errors import RunError
+from xvision.recipe import BackbonePlan, TrainingPlan
 from xvision.runner import run_plan
 from xvision.store import write_atomic
 from xvision.training.run import finetune_plan

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xvision.config import TrainingPlan
 from xvision.data.synthetic import PhantomSettings, generate
 from xvision.errors import DataError, ModelError
 from xvision.models.checkpoint import load_model
 from xvision.models.huggingface import preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.recipe import TrainingPlan
 from xvision.training.loop import Arrays, Progress, finetune, learning_rate, parameter_groups, validate
 
 PLAN = TrainingPlan(epochs=2, batch_size=8)

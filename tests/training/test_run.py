@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import xvision
-from xvision.config import BackbonePlan, DataPlan, DecisionPlan, ModelPlan, Plan, TrainingPlan
+from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
 from xvision.data.synthetic import PhantomSettings, phantom_dataset
 from xvision.errors import ConfigError, DataError, ModelError
+from xvision.recipe import BackbonePlan, TrainingPlan
 from xvision.training.run import finetune_data
 
 DATA = phantom_dataset(PhantomSettings(n=120, seed=5, contrast=0.7))

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from xvision.config import TrainingPlan
 from xvision.errors import ModelError
 from xvision.models.checkpoint import refuse_foreign_files, save_model
 from xvision.models.huggingface import preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.preprocessing import Preprocessing
+from xvision.recipe import TrainingPlan
 from xvision.training.augment import augment
 from xvision.training.record import LOG, Arrays, Progress, TrainingSummary, Validation, check_arrays, log, write_run
 from xvision.training.sampler import order

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xvision import __version__, codec
-from xvision.config import TrainingPlan
 from xvision.errors import DataError
 from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.recipe import TrainingPlan
 from xvision.store import write_atomic
 
 LOG = "metrics.jsonl"
