@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from xvision.data.findings import names_in
 from xvision.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class AuditDataset:
     table: index ``id`` (unique str); columns ``label``, ``patient``, ``split`` and every group, all str, with the level
     ``"unknown"`` where a group value is missing; optionally ``image``, ``mask``, ``bbox_xywh`` and ``text`` ("" where
     missing). patients_declared: False when the data named no patient, so that every image counts as a patient of its
-    own. without_patient: the ids that had to count as their own patient although others were declared.
+    own. without_patient: the ids that had to count as their own patient although others were declared. multilabel: a
+    label names any number of findings in alphabetical order, separated by ``|``; "" is a case without any.
     """
 
     table: pd.DataFrame
@@ -54,6 +56,7 @@ class AuditDataset:
     source: ImageSource
     patients_declared: bool = True
     without_patient: frozenset[str] = frozenset()
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         missing = [name for name in (*_REQUIRED, *self.groups) if name not in self.table.columns]
@@ -116,10 +119,14 @@ class AuditDataset:
     def label_codes(self, classes: Sequence[str]) -> np.ndarray:
         """Labels as int64 positions (N,) in ``classes``; a label is a class name or the digits of its position.
 
-        A name wins over a position. Raises DataError for a label that is neither.
+        A name wins over a position. Raises DataError for a label that is neither, and for multi-label data.
         """
-        codes = {str(position): position for position in range(len(classes))}
-        codes |= {name: position for position, name in enumerate(classes)}
+        if self.multilabel:
+            raise DataError(
+                "These labels name several findings at once, so they are no classes: choose one finding "
+                f"(decision.positive in a plan, data.finding(NAME) in Python). Found: {', '.join(self.findings) or 'none'}."
+            )
+        codes = _positions(classes)
         strange = self.table["label"][~self.table["label"].isin(list(codes))]
         if len(strange):
             raise DataError(
@@ -128,12 +135,64 @@ class AuditDataset:
             )
         return self.table["label"].map(codes).to_numpy(dtype=np.int64)
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings that these cases have, in alphabetical order; raises DataError for single-label data."""
+        self._need_multilabel()
+        return tuple(sorted({name for cell in self.table["label"].unique() for name in names_in(cell)}))
+
+    def finding(self, name: str) -> AuditDataset:
+        """The same cases with the labels ``NAME`` where the finding is there and ``"no NAME"`` where it is not.
+
+        Masks stay as they are: one may mark another finding of the same image. Raises DataError for single-label data
+        and for a finding that no case has.
+        """
+        known = self.findings
+        if name not in known:
+            raise DataError(f"No case has the finding {name!r}. {nearest(name, known)}")
+        present = {cell: name if name in names_in(cell) else f"no {name}" for cell in self.table["label"].unique()}
+        table = self.table.assign(label=self.table["label"].map(present).astype("str"))
+        return replace(self, table=table, multilabel=False)
+
+    def label_matrix(self, classes: Sequence[str]) -> np.ndarray:
+        """Findings (N, K) float32: 1 where the case has the finding of ``classes`` (or the digits of its position).
+
+        A name wins over a position. Raises DataError for single-label data and for a finding that is neither.
+        """
+        known = self.findings
+        codes = _positions(classes)
+        strange = [name for name in known if name not in codes]
+        if strange:
+            having = self.table.index[[strange[0] in names_in(cell) for cell in self.table["label"]]]
+            raise DataError(
+                f"Case {having[0]!r} has the finding {strange[0]!r}, which is no class of the model "
+                f"({len(having)} of {len(self)} cases have it). {nearest(strange[0], classes)}"
+            )
+        matrix = np.zeros((len(self), len(classes)), dtype=np.float32)
+        for row, cell in enumerate(self.table["label"]):
+            matrix[row, [codes[name] for name in names_in(cell)]] = 1.0
+        return matrix
+
+    def _need_multilabel(self) -> None:
+        if not self.multilabel:
+            raise DataError(
+                "These labels name one class each, no findings: set multilabel = true under [data] when a label may name "
+                "several findings separated by '|'."
+            )
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the rows of the table in their order and the content of every image and mask of these cases."""
-        digest = hashlib.sha256(json.dumps([*self.table.columns]).encode())
+        kind = ["several findings a case"] if self.multilabel else []
+        digest = hashlib.sha256(json.dumps([*self.table.columns, *kind]).encode())
         images = self.source.digests(self.ids, "image")
         masks = self.source.digests(self.ids, "mask")
         for case, image, mask in zip(self.table.itertuples(name=None), images, masks, strict=True):
             digest.update(json.dumps([*case, image, mask]).encode())
         return digest.hexdigest()
+
+
+def _positions(classes: Sequence[str]) -> dict[str, int]:
+    """Position of each class by its name and by its digits; a name wins."""
+    codes = {str(position): position for position in range(len(classes))}
+    return codes | {name: position for position, name in enumerate(classes)}

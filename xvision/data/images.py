@@ -11,6 +11,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from xvision.data.dicom import dicom_size, is_dicom, read_dicom
-from xvision.data.limits import MAX_PIXELS, refuse_large_file
+from xvision.data.limits import MAX_BYTES, MAX_PIXELS, refuse_large_file
 from xvision.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,30 +52,41 @@ _DAMAGE = (
 )
 
 
-def read_image(path: Path, spec: InputSpec) -> np.ndarray:
+@dataclass(frozen=True)
+class Blob:
+    """An image file that is stored inside another file; DICOM is not read from there. name: as messages call it."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_image(path: Path | Blob, spec: InputSpec) -> np.ndarray:
     """Pixels (C, H, W) float32 in [0, 1] of an image file as ``spec`` wants them.
 
     8-bit values are divided by 255 and 16-bit values by 65535, so 12-bit data stored in 16 bits stays dark. Raises
     DataError naming the file when it is not an allowed format, too large, truncated or damaged.
     """
-    return fit(read_dicom(path) if is_dicom(path) else _decode(path), spec)
+    return fit(read_dicom(path) if isinstance(path, Path) and is_dicom(path) else _decode(path), spec)
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path | Blob) -> None:
     """Raise DataError when the header is not one of an allowed image of bearable size; no pixel is decoded."""
-    if is_dicom(path):
+    if isinstance(path, Path) and is_dicom(path):
         dicom_size(path)
     else:
         with _opened(path):
             pass
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | Blob) -> tuple[int, int]:
     """Width and height in pixels as displayed; raises DataError like ``read_image``.
 
     A PNG may state its orientation after its pixels, so one without an earlier statement is decoded.
     """
-    if is_dicom(path):
+    if isinstance(path, Path) and is_dicom(path):
         return dicom_size(path)
     with _opened(path) as image:
         # Pillow reports TIFF sizes already turned, and those of other formats as stored.
@@ -81,7 +94,7 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def read_mask(path: Path, size: tuple[int, int], spec: InputSpec) -> np.ndarray:
+def read_mask(path: Path | Blob, size: tuple[int, int], spec: InputSpec) -> np.ndarray:
     """Mask (H, W) bool of a mask file: every pixel that is not zero, resized by ``fit_mask``.
 
     size: width and height of the image the mask belongs to. Raises DataError when the mask has another aspect ratio
@@ -151,15 +164,23 @@ def _covered(cover: np.ndarray) -> np.ndarray:
     return cover >= min(0.5, top) - 1e-6 if top > 0 else np.zeros(cover.shape, dtype=bool)
 
 
+def _refuse_large(path: Path | Blob) -> None:
+    if isinstance(path, Path):
+        refuse_large_file(path)
+    elif len(path.content) > MAX_BYTES:
+        raise DataError(f"{path} has more than the {MAX_BYTES // 2**20} MiB allowed: reduce it.")
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | Blob) -> Iterator[Image.Image]:
     """An allowed image file of bearable size; whatever goes wrong inside becomes a DataError naming the file."""
-    refuse_large_file(path)
+    _refuse_large(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused and of damage that it repairs
             # A path would let Pillow map raw TIFF data into memory, which garbles images that are stored turned.
-            with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            source = path.open("rb") if isinstance(path, Path) else BytesIO(path.content)
+            with source as stream, Image.open(stream, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(
                         f"{path} has {image.width}×{image.height} pixels, more than the {MAX_PIXELS // 10**6} million "
@@ -173,14 +194,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path} cannot be decoded ({reason}): the file is damaged, replace it.") from error
 
 
-def _decode(path: Path) -> np.ndarray:
+def _decode(path: Path | Blob) -> np.ndarray:
     """Planes (1 or 3, H, W) float32 in [0, 1] of the first frame."""
     with _opened(path) as image:
         array = _values(ImageOps.exif_transpose(image), path)
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 
-def _values(image: Image.Image, path: Path) -> np.ndarray:
+def _values(image: Image.Image, path: Path | Blob) -> np.ndarray:
     """Values (H, W) or (H, W, 3) float32 in [0, 1] whatever the mode."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.float32) / np.float32(65535)
@@ -193,7 +214,7 @@ def _values(image: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(image.convert("L" if grey else "RGB")).astype(np.float32) / np.float32(255)
 
 
-def _unit_floats(values: np.ndarray, path: Path) -> np.ndarray:
+def _unit_floats(values: np.ndarray, path: Path | Blob) -> np.ndarray:
     if values.dtype != np.float32 or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise DataError(
             f"{path} holds 32-bit values outside [0, 1], whose scale is unknown: store it with 8 or 16 bits."

@@ -1,15 +1,17 @@
-"""Where pixels come from: files decoded on demand, or arrays in memory."""
+"""Where pixels come from: image files decoded on demand, or arrays in memory."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from xvision.data.images import box_mask, check_header, fit, fit_mask, image_size, read_image, read_mask
+from xvision.data.images import Blob, box_mask, check_header, fit, fit_mask, image_size, read_image, read_mask
 from xvision.data.paths import resolve_inside
 from xvision.errors import DataError
 
@@ -17,38 +19,38 @@ if TYPE_CHECKING:
     from xvision.models.protocols import InputSpec
 
 Box = tuple[float, float, float, float]
+Content = Literal["image", "mask"]
 
 
-class FileSource:
-    """Images, mask files and boxes under one folder; nothing is kept but the names and the hashes once computed.
+class StoredSource(ABC):
+    """Images and masks that are image files, on their own or inside another file; boxes: id → box, a mask wins over it."""
 
-    images, masks: id → path relative to ``root``. boxes: id → (x, y, width, height) in pixels of the image as
-    displayed; a mask file wins over a box.
-    """
-
-    def __init__(
-        self, root: Path, images: Mapping[str, str], masks: Mapping[str, str], boxes: Mapping[str, Box]
-    ) -> None:
-        self._root = root.resolve()
-        self._images = images
-        self._masks = masks
+    def __init__(self, boxes: Mapping[str, Box]) -> None:
         self._boxes = boxes
         self._digests: dict[Path, str] = {}
+
+    @abstractmethod
+    def _file(self, case: str, content: Content) -> Path | Blob:
+        """The file with the image or mask of a case; raises DataError when there is none."""
+
+    @abstractmethod
+    def _has(self, case: str, content: Content) -> bool:
+        """Whether the case has such a file."""
 
     def pixels(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
         """Pixels (B, C, H, W) float32 in [0, 1]; raises DataError naming a file that cannot be read."""
         pixels = np.empty((len(ids), spec.channels, spec.height, spec.width), dtype=np.float32)
         for row, case in enumerate(ids):
-            pixels[row] = read_image(self._path(case, "image"), spec)
+            pixels[row] = read_image(self._file(case, "image"), spec)
         return pixels
 
     def masks(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
         """Masks (B, H, W) bool; raises DataError for a mask or box that does not fit its image."""
         masks = np.empty((len(ids), spec.height, spec.width), dtype=bool)
         for row, case in enumerate(ids):
-            size = image_size(self._path(case, "image"))
-            if case in self._masks:
-                masks[row] = read_mask(self._path(case, "mask"), size, spec)
+            size = image_size(self._file(case, "image"))
+            if self._has(case, "mask"):
+                masks[row] = read_mask(self._file(case, "mask"), size, spec)
             elif case in self._boxes:
                 masks[row] = self._box(case, size, spec)
             else:
@@ -60,21 +62,14 @@ class FileSource:
         sentences = []
         for case in ids:
             try:
-                check_header(self._path(case, "image"))
+                check_header(self._file(case, "image"))
             except DataError as error:
                 sentences.append(str(error))
         return tuple(sentences)
 
-    def digests(self, ids: Sequence[str], content: Literal["image", "mask"]) -> tuple[str, ...]:
-        """SHA-256 of each file, computed once per path; "" for a case without such a file."""
-        known = self._images if content == "image" else self._masks
-        return tuple(self._digest(self._path(case, content)) if case in known else "" for case in ids)
-
-    def _path(self, case: str, content: Literal["image", "mask"]) -> Path:
-        known = self._images if content == "image" else self._masks
-        if case not in known:
-            raise DataError(f"Case {case!r} has no {content} file.")
-        return resolve_inside(self._root, known[case])
+    def digests(self, ids: Sequence[str], content: Content) -> tuple[str, ...]:
+        """SHA-256 of the bytes of each file; "" for a case without such a file."""
+        return tuple(self._digest(self._file(case, content)) if self._has(case, content) else "" for case in ids)
 
     def _box(self, case: str, size: tuple[int, int], spec: InputSpec) -> np.ndarray:
         try:
@@ -82,20 +77,46 @@ class FileSource:
         except DataError as error:
             raise DataError(f"Case {case!r}: {error}") from error
 
-    def _digest(self, path: Path) -> str:
-        if path not in self._digests:
+    def _digest(self, file: Path | Blob) -> str:
+        """Computed once per path."""
+        if isinstance(file, Blob):
+            return hashlib.sha256(file.content).hexdigest()
+        if file not in self._digests:
             try:
-                with path.open("rb") as stream:
-                    self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+                with file.open("rb") as stream:
+                    self._digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError:  # data for a model's stored scores may come without images
                 return ""
             except OSError as error:
-                raise DataError(f"{path} cannot be read ({type(error).__name__}): restore the file.") from error
-        return self._digests[path]
+                raise DataError(f"{file} cannot be read ({type(error).__name__}): restore the file.") from error
+        return self._digests[file]
+
+
+class FileSource(StoredSource):
+    """Images, mask files and boxes under one folder; nothing is kept but the names and the hashes once computed.
+
+    images, masks: id → path relative to ``root``. boxes: id → (x, y, width, height) in pixels of the image as
+    displayed; a mask file wins over a box.
+    """
+
+    def __init__(
+        self, root: Path, images: Mapping[str, str], masks: Mapping[str, str], boxes: Mapping[str, Box]
+    ) -> None:
+        super().__init__(boxes)
+        self._root = root.resolve()
+        self._names: dict[Content, Mapping[str, str]] = {"image": images, "mask": masks}
+
+    def _has(self, case: str, content: Content) -> bool:
+        return case in self._names[content]
+
+    def _file(self, case: str, content: Content) -> Path:
+        if not self._has(case, content):
+            raise DataError(f"Case {case!r} has no {content} file.")
+        return resolve_inside(self._root, self._names[content][case])
 
 
 class ArraySource:
-    """Images in memory. ids: N case ids. pixels: (N, 1 or 3, H, W) float32 in [0, 1]. masks: (N, H, W) bool or None."""
+    """Images in memory. ids: N case ids. pixels: (N, 1 or 3, H, W) float32 in [0, 1] or uint8. masks: (N, H, W) bool."""
 
     def __init__(self, ids: Sequence[str], pixels: np.ndarray, masks: np.ndarray | None = None) -> None:
         if pixels.ndim != 4 or pixels.shape[0] != len(ids) or pixels.shape[1] not in (1, 3):
@@ -108,10 +129,7 @@ class ArraySource:
 
     def pixels(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
         """Pixels (B, C, H, W) float32 in [0, 1], fitted like those of files."""
-        pixels = np.empty((len(ids), spec.channels, spec.height, spec.width), dtype=np.float32)
-        for position, case in enumerate(ids):
-            pixels[position] = fit(self._pixels[self._row(case)], spec)
-        return pixels
+        return fit_all(self._pixels[[self._row(case) for case in ids]], spec)
 
     def masks(self, ids: Sequence[str], spec: InputSpec) -> np.ndarray:
         """Masks (B, H, W) bool, fitted like those of files."""
@@ -126,10 +144,10 @@ class ArraySource:
         """One sentence per case without an array."""
         return tuple(f"Case {case!r} has no image." for case in ids if case not in self._rows)
 
-    def digests(self, ids: Sequence[str], content: Literal["image", "mask"]) -> tuple[str, ...]:
+    def digests(self, ids: Sequence[str], content: Content) -> tuple[str, ...]:
         """SHA-256 of shape, type and bytes of each array; "" where there are no masks."""
         arrays = self._pixels if content == "image" else self._masks
-        return tuple("" if arrays is None else _array_digest(arrays[self._row(case)]) for case in ids)
+        return tuple("" if arrays is None else array_digest(arrays[self._row(case)]) for case in ids)
 
     def _row(self, case: str) -> int:
         if case not in self._rows:
@@ -137,7 +155,30 @@ class ArraySource:
         return self._rows[case]
 
 
-def _array_digest(array: np.ndarray) -> str:
+def array_digest(array: np.ndarray) -> str:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def fit_all(stored: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Planes (B, 1 or 3, H, W), uint8 or float32 in [0, 1], as ``fit`` gives each; at once where none must be resized."""
+    scaled = stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
+    channels, *size = stored.shape[1:]
+    if size == [spec.height, spec.width] and (channels, spec.channels) in ((1, 1), (3, 3), (1, 3)):
+        return np.clip(np.repeat(scaled, spec.channels // channels, axis=1), 0.0, 1.0, dtype=np.float32)
+    pixels = np.empty((len(stored), spec.channels, spec.height, spec.width), dtype=np.float32)
+    for row, planes in enumerate(scaled):
+        pixels[row] = fit(planes, spec)
+    return pixels
+
+
+def parse_box(text: str, where: str) -> Box:
+    """The box of a cell ``x,y,width,height``; raises DataError starting with ``where``."""
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"{where}: bbox_xywh {text!r} is not four numbers 'x,y,width,height': correct it.") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or min(x, y) < 0 or min(width, height) <= 0:
+        raise DataError(f"{where}: bbox_xywh {text!r} is no box: x, y ≥ 0 and width, height > 0 are needed.")
+    return x, y, width, height

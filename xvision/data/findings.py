@@ -1,0 +1,42 @@
+"""Label cells that name several findings at once.
+
+A cell holds names separated by ``|``. No finding is the empty cell, ``none`` or ``no finding`` in any case; "normal" is a
+name like any other, because some data sets use it for a class. A case without a label ("na", "?" and the like) is not a
+case without a finding, and stays an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+SEPARATOR = "|"
+NOTHING = frozenset({"", "none", "no finding"})
+
+
+def fault(cell: str) -> str:
+    """Why ``cell`` cannot be read as findings and what to do, or "" when it can."""
+    names = _parts(cell)
+    if len(names) > 1 and "" in names:
+        return f"has an empty name between the separators of {cell!r}: remove the separator or fill in the name"
+    if len(names) > 1 and any(name.lower() in NOTHING for name in names):
+        return f"says in {cell!r} that there is none and names a finding: decide for one"
+    return ""
+
+
+def canonical(cell: str) -> str:
+    """Names in alphabetical order, each once, joined by the separator; "" for no finding."""
+    return join(_parts(cell))
+
+
+def join(names: Iterable[str]) -> str:
+    """The cell that holds these names."""
+    return SEPARATOR.join(sorted({name for name in names if name.lower() not in NOTHING}))
+
+
+def names_in(cell: str) -> Sequence[str]:
+    """The findings of a canonical cell; none for ""."""
+    return cell.split(SEPARATOR) if cell else ()
+
+
+def _parts(cell: str) -> list[str]:
+    return [name.strip() for name in cell.split(SEPARATOR)]
