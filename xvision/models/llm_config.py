@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,11 +11,13 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
 
-from xvision.errors import ModelError
+from xvision.errors import ModelError, nearest
 
 AttentionMode = Literal["causal", "bidirectional"]
 Stem = Literal["conv", "linear"]
 Readout = Literal["last", "mean"]
+Head = Literal["linear", "label words"]
+MULTILABEL = "multi_label_classification"
 
 
 class LlmImageClassifierConfig(PreTrainedConfig):
@@ -23,7 +25,10 @@ class LlmImageClassifierConfig(PreTrainedConfig):
 
     text_config: configuration of the backbone. image_mean, image_std: per channel, applied to pixels in [0, 1].
     resample: Pillow's number of the filter. readout: "last" reads a token appended to the patches, "mean" averages
-    the patches' last hidden states.
+    the patches' last hidden states. head: "linear", or "label words", which reads the language model's own
+    distribution over ``label_words`` (class → word, one for each class). classifier_dropout: on what the head reads.
+    text_tokens: places for clinical text before the image; text_ids: the tokens of tokenizer.json that its vocabulary
+    keeps. problem_type "multi_label_classification" makes every class a finding of its own.
     """
 
     model_type = "xvision-llm"
@@ -37,6 +42,11 @@ class LlmImageClassifierConfig(PreTrainedConfig):
     stem: Stem = "conv"
     attention: AttentionMode = "causal"
     readout: Readout = "last"
+    head: Head = "linear"
+    label_words: Any = None
+    classifier_dropout: float = 0.0
+    text_tokens: int = 0
+    text_ids: Any = None
     image_mean: Any = None
     image_std: Any = None
     resample: int = 2
@@ -65,8 +75,30 @@ class LlmImageClassifierConfig(PreTrainedConfig):
 
     @property
     def tokens(self) -> int:
-        """T, image tokens and the read-out."""
-        return self.patches + (self.readout == "last")
+        """T at its longest: text, image tokens and the read-out."""
+        return self.text_tokens + self.patches + (self.readout == "last")
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether every class is a finding of its own: any number of them may be present."""
+        return bool(self.problem_type == MULTILABEL)
+
+
+def label_facts(classes: Sequence[str], words: Mapping[str, str], head: Head, *, multilabel: bool) -> dict[str, Any]:
+    """What a configuration says of its classes; a class without a label word of its own is its own word."""
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise ModelError(f"The classes are {list(classes)}: give at least two different names.")
+    if strange := sorted(set(words) - set(classes)):
+        raise ModelError(f"label_words names {strange[0]!r}, which is no class. {nearest(strange[0], classes)}")
+    if words and head != "label words":
+        raise ModelError('label_words were given for a linear head: set head to "label words" or leave them out.')
+    return {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: index for index, name in enumerate(classes)},
+        "problem_type": MULTILABEL if multilabel else None,
+        "head": head,
+        "label_words": {name: words.get(name, name) for name in classes} if head == "label words" else None,
+    }
 
 
 def _set_attention(text: PreTrainedConfig, attention: AttentionMode) -> None:
@@ -78,7 +110,10 @@ def _set_attention(text: PreTrainedConfig, attention: AttentionMode) -> None:
 
 
 def _check(config: LlmImageClassifierConfig) -> None:
-    choices = {"stem": ("conv", "linear"), "attention": ("causal", "bidirectional"), "readout": ("last", "mean")}
+    choices = {
+        "stem": ("conv", "linear"), "attention": ("causal", "bidirectional"), "readout": ("last", "mean"),
+        "head": ("linear", "label words"),
+    }  # fmt: skip
     for key, known in choices.items():
         if getattr(config, key) not in known:
             raise ModelError(f"{key} is {getattr(config, key)!r}: choose one of {', '.join(known)}.")
@@ -91,7 +126,44 @@ def _check(config: LlmImageClassifierConfig) -> None:
         values = getattr(config, key)
         if len(values) != config.num_channels or not all(isinstance(value, int | float) for value in values):
             raise ModelError(f"{key} is {values}: give {config.num_channels} numbers, one for each channel.")
+    if not 0 <= config.classifier_dropout < 1:
+        raise ModelError(f"classifier_dropout is {config.classifier_dropout}: give a share from 0 to below 1.")
+    _check_labels(config)
+    _check_text(config)
     _check_body(config)
+
+
+def _check_labels(config: LlmImageClassifierConfig) -> None:
+    names: Any = config.id2label
+    if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
+        raise ModelError(f"id2label is {names}: number different names 0, 1, 2, … in the order of the outputs.")
+    if config.head == "linear":
+        return
+    if config.readout != "last":
+        raise ModelError('The head "label words" reads one token, the last: set readout to "last".')
+    words = config.label_words
+    if not isinstance(words, dict) or set(words) != set(config.classes):
+        missing = [name for name in config.classes if not isinstance(words, dict) or name not in words]
+        what = (
+            f"has no word for the class {missing[0]!r}"
+            if missing
+            else f"names {sorted(set(words) - set(config.classes))}"
+        )
+        raise ModelError(f"label_words {what}: give one word for each of {', '.join(config.classes)}, and no other.")
+    if not all(isinstance(word, str) and word.strip() for word in words.values()) or len(set(words.values())) < len(
+        words
+    ):
+        raise ModelError(f"label_words are {words}: give every class a word of its own.")
+
+
+def _check_text(config: LlmImageClassifierConfig) -> None:
+    length, ids = config.text_tokens, config.text_ids
+    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+        raise ModelError(f"text_tokens is {length!r}: give 0, or how many tokens of text are read before the image.")
+    if length and not (isinstance(ids, list) and ids and all(type(number) is int for number in ids)):
+        raise ModelError("text_tokens asks for text, but text_ids does not say which tokens the vocabulary keeps.")
+    if ids and not length:
+        raise ModelError("text_ids keeps a vocabulary, but text_tokens is 0: set both or neither.")
 
 
 def _check_body(config: LlmImageClassifierConfig) -> None:
@@ -99,11 +171,17 @@ def _check_body(config: LlmImageClassifierConfig) -> None:
         raise ModelError(
             f"{config.text_config.model_type} is an encoder with a decoder: choose one with a single body."
         )
-    longest = getattr(config.text_config, "max_position_embeddings", None) or config.tokens
-    if config.tokens > longest:
+    check_length(config, getattr(config.text_config, "max_position_embeddings", None) or config.tokens)
+
+
+def check_length(config: LlmImageClassifierConfig, positions: int) -> None:
+    """ModelError when text, image and read-out together are longer than the backbone's context."""
+    if config.tokens > positions:
+        text = f" with {config.text_tokens} tokens of text" if config.text_tokens else ""
+        shorter = "shorter text (text_tokens), " if text else ""
         raise ModelError(
-            f"The image makes {config.tokens} tokens but the backbone has {longest} positions: "
-            "choose larger patches or a smaller image."
+            f"The image{text} makes {config.tokens} tokens but the backbone has {positions} positions: "
+            f"choose {shorter}larger patches or a smaller image."
         )
 
 

@@ -11,8 +11,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging
 
 from xvision.errors import ModelError, nearest
@@ -69,16 +70,59 @@ def load_weights(auto: Any, folder: Path, *, optional: tuple[str, ...] = ()) -> 
     return Loaded(module, tuple(sorted(info["unexpected_keys"])))
 
 
-def load_text_backbone(path_or_id: str | Path) -> PreTrainedModel:
-    """A pretrained text model without its language head, for ``LlmImageClassifier.from_backbone``."""
+class TextBackbone(NamedTuple):
+    """A pretrained text model, the folder it came from, and, where asked for, its output layer: (words, D)."""
+
+    body: PreTrainedModel
+    folder: Path
+    output: torch.Tensor | None
+
+
+def load_text_backbone(path_or_id: str | Path, *, output: bool = False) -> TextBackbone:
+    """A pretrained text model for ``LlmImageClassifier.from_backbone``. output: its output layer is needed too.
+
+    The output layer of a masked language model is its word embeddings, without the transform before them: a start for
+    training, not the distribution that the model was trained to give.
+    """
     folder = open_folder(path_or_id)
-    check_model_type(folder, read_config(folder))
-    module = load_weights(AutoModel, folder, optional=("pooler.",)).module
+    kind = check_model_type(folder, read_config(folder))
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if output and causal:
+        whole = load_weights(AutoModelForCausalLM, folder).module.eval()
+        body, rows = whole.base_model, whole.get_output_embeddings().weight
+        _check_plain(folder, body)
+        _check_output(folder, whole, rows)
+    else:
+        body = load_weights(AutoModel, folder, optional=("pooler.",)).module
+        _check_plain(folder, body)
+        if output and not (kind in MODEL_FOR_MASKED_LM_MAPPING and body.config.tie_word_embeddings):
+            raise ModelError(
+                f"{folder} holds a {type(body).__name__}, which has no output layer over words: {_LINEAR}."
+            )
+        rows = body.get_input_embeddings().weight
+    body.config.name_or_path = ""  # a local path is nobody's business in a saved checkpoint
+    return TextBackbone(body, folder, rows.detach().clone() if output else None)
+
+
+_LINEAR = 'choose another one, or head = "linear"'
+
+
+def _check_plain(folder: Path, module: PreTrainedModel) -> None:
     whole = module.config.get_text_config() is module.config
     if not whole or not isinstance(module.get_input_embeddings(), nn.Embedding):
         raise ModelError(f"{folder} holds a {type(module).__name__}, which is no plain text model: choose another one.")
-    module.config.name_or_path = ""  # a local path is nobody's business in a saved checkpoint
-    return module
+
+
+@torch.no_grad()
+def _check_output(folder: Path, whole: PreTrainedModel, rows: torch.Tensor) -> None:
+    """Some language models cap, scale or shift what their output layer gives; a row per class would not be their word."""
+    tokens = torch.arange(min(8, len(rows)))[None]
+    hidden = whole.base_model(tokens, use_cache=False).last_hidden_state
+    plain = hidden @ rows.T if hidden.shape[-1] == rows.shape[1] else None
+    if plain is None or not torch.allclose(whole(tokens, use_cache=False).logits, plain, rtol=1e-4, atol=1e-4):
+        raise ModelError(
+            f"{folder} holds a {type(whole).__name__}, whose distribution over words is more than one matrix: {_LINEAR}."
+        )
 
 
 @contextmanager
