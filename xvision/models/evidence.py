@@ -232,26 +232,31 @@ class LearningCurve(NamedTuple):
 
 
 def verdict(difference: Figure, margin: float = MARGIN) -> Verdict:
-    """What a difference (larger is better) says; "equivalent" when its whole interval is within ± margin."""
+    """What a difference (larger is better) says.
+
+    "equivalent": its whole interval lies within ± margin, whether or not it is clear of 0. "better", "worse": its
+    interval is clear of 0. Else "not decided", which is no evidence of sameness.
+    """
     if difference.low is None or difference.high is None:
         return "not decided"
+    if -margin <= difference.low and difference.high <= margin:
+        return "equivalent"
     if difference.low > 0:
         return "better"
-    if difference.high < 0:
-        return "worse"
-    return "equivalent" if -margin <= difference.low and difference.high <= margin else "not decided"
+    return "worse" if difference.high < 0 else "not decided"
 
 
 def contribution(control: Control, margin: float = MARGIN) -> str:
     """What the model's gain over a control says: "the body adds", "no better than stem only", "not decided"."""
     figure = control.gain.figure
-    if figure.low is None or figure.high is None:
-        return f"not decided ({figure.reason})"
-    if figure.low > 0:
+    said = verdict(figure, margin)
+    if said == "better":
         return _ADDS[control.name]
-    if figure.high < 0:
+    if said == "worse":
         return f"worse than {control.name}"
-    return f"no better than {control.name}" if figure.high <= margin else "not decided"
+    if figure.high is not None and figure.high <= margin:
+        return f"no better than {control.name}"
+    return f"not decided ({figure.reason})" if figure.reason else "not decided"
 
 
 def sees_images(blind: Blind) -> str:

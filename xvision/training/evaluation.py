@@ -14,8 +14,7 @@ import torch
 
 from xvision.data.dataset import AuditDataset
 from xvision.errors import ConfigError, DataError
-from xvision.methods.intervals import Estimate, Sample, difference, not_estimable, proportion
-from xvision.methods.paired import (
+from xvision.methods.answers import (
     Answers,
     accuracy,
     answers,
@@ -23,6 +22,7 @@ from xvision.methods.paired import (
     macro_auroc,
     paired_difference,
 )
+from xvision.methods.intervals import Estimate, difference, not_estimable, proportion
 from xvision.models.evidence import (
     BeforeAfter,
     Blind,
@@ -203,7 +203,7 @@ def image_blind_logits(logits: np.ndarray, shuffled: np.ndarray | None, cases: C
         missing = figure(not_estimable("one patient has more than half of the images", intact.n))
         return Blind(figure(intact), missing, chance, missing)
     wrong = answers(shuffled, cases.labels)
-    parts = [Sample(*_flat(found, cases.patients)) for found in (right, wrong)]
+    parts = [found.decisions(cases.patients) for found in (right, wrong)]
     return Blind(
         figure(intact), figure(proportion(*parts[1])), chance, figure(difference(parts[0], parts[1], level=_LEVEL))
     )
@@ -253,7 +253,7 @@ def _worst_group(found: Answers, patients: np.ndarray, column: str, levels: np.n
     for measure in MEASURES:
         rows = []
         for name in names:
-            part = Answers(*(values[levels == name] for values in found))
+            part = found.among(levels == name)
             who = patients[levels == name]
             estimate = (
                 macro_auroc(part, who, rng=_rng(seed, f"{column} {name}"), level=level)
@@ -266,11 +266,6 @@ def _worst_group(found: Answers, patients: np.ndarray, column: str, levels: np.n
             _, name, estimate = min(rows, key=lambda row: row[:2])
             return WorstGroup(column, name, measure, figure(estimate), len(rows))
     return None
-
-
-def _flat(found: Answers, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    asked = found.hits.shape[1] if found.hits.ndim == 2 else 1
-    return found.hits.ravel(), np.repeat(patients, asked)
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
