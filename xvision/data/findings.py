@@ -7,7 +7,7 @@ case without a finding, and stays an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 SEPARATOR = "|"
 NOTHING = frozenset({"", "none", "no finding"})
@@ -25,12 +25,7 @@ def fault(cell: str) -> str:
 
 def canonical(cell: str) -> str:
     """Names in alphabetical order, each once, joined by the separator; "" for no finding."""
-    return join(_parts(cell))
-
-
-def join(names: Iterable[str]) -> str:
-    """The cell that holds these names."""
-    return SEPARATOR.join(sorted({name for name in names if name.lower() not in NOTHING}))
+    return SEPARATOR.join(sorted({name for name in _parts(cell) if name.lower() not in NOTHING}))
 
 
 def names_in(cell: str) -> Sequence[str]:

@@ -1,18 +1,20 @@
-"""From a manifest CSV or a folder of class folders to an AuditDataset; every row is checked, no image is decoded."""
+"""From labelled images on disk, however arranged, to an AuditDataset; every row is checked, no image is decoded."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from xvision.data.dataset import ALL, UNKNOWN, AuditDataset
+from xvision.data import findings
+from xvision.data.dataset import ALL, UNKNOWN, AuditDataset, ImageSource
+from xvision.data.hf_datasets import is_saved_dataset, read_saved_dataset
+from xvision.data.npz import read_npz
 from xvision.data.paths import resolve_inside
-from xvision.data.sheets import SPLITS, STANDARD, Sheet, read_csv, read_folder
-from xvision.data.sources import Box, FileSource
+from xvision.data.sheets import SPLITS, STANDARD, Row, Sheet, read_csv, read_folder
+from xvision.data.sources import Box, FileSource, parse_box
 from xvision.errors import ConfigError, DataError, nearest
 
 # "none" is not among them: "device: none" is a finding, not a gap.
@@ -27,35 +29,51 @@ def load_data(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     images_required: bool = True,
+    multilabel: bool = False,
 ) -> AuditDataset:
-    """Read a manifest CSV, a folder that holds ``manifest.csv``, or class folders ``[split/]class/image``.
+    """Read a manifest CSV, a folder that holds ``manifest.csv``, class folders ``[split/]class/image``, an npz archive in
+    the layout of MedMNIST, or a folder that ``datasets`` wrote with ``save_to_disk``.
 
     groups: columns by which results are broken down; a missing value becomes the level "unknown". columns: standard
     name → the file's own column name. split: keep only this split; leakage between splits then cannot be seen.
-    images_required: False for models that are known by their scores only. Row numbers in messages count the header as
-    row 1. Split names are lower-cased; "val", "valid", "dev", "training" and "testing" get their usual names. Raises
-    ConfigError for an argument that names nothing, DataError for contents that cannot be used.
+    images_required: False for models that are known by their scores only. multilabel: a label cell may name several
+    findings, separated by ``|``; the empty cell, "none" and "no finding" are cases without any. Row numbers in messages
+    count the header as row 1. Split names are lower-cased; "val", "valid", "dev", "training" and "testing" get their
+    usual names. Raises ConfigError for an argument that names nothing, DataError for contents that cannot be used.
     """
     if isinstance(groups, str):
         raise ConfigError(f"groups is the text {groups!r}: give a list of column names, [{groups!r}].")
     names = tuple(dict.fromkeys(groups))
     columns = columns or {}
     _check_names(columns, names)
-    location = Path(path)
-    manifest = location / "manifest.csv" if os.path.isdir(location) else location
-    arranged = manifest != location and not os.path.isfile(manifest)
-    sheet = read_folder(location, names) if arranged else read_csv(manifest, names, columns)
-    return _dataset(sheet, names, split, images_required)
+    sheet = _read(Path(path), names, columns, multilabel, images_required)
+    return _dataset(sheet, names, split, images_required, multilabel)
 
 
-def _dataset(sheet: Sheet, groups: tuple[str, ...], split: str | None, images_required: bool) -> AuditDataset:
+def _read(
+    location: Path, groups: tuple[str, ...], columns: Mapping[str, str], multilabel: bool, images_required: bool
+) -> Sheet:
+    """The cells of whatever lies there."""
+    if not os.path.isdir(location):
+        archive = location.suffix.lower() == ".npz" and os.path.isfile(location)
+        return read_npz(location, groups, columns, multilabel) if archive else read_csv(location, groups, columns)
+    if os.path.isfile(location / "manifest.csv"):
+        return read_csv(location / "manifest.csv", groups, columns)
+    if is_saved_dataset(location):
+        return read_saved_dataset(location, groups, columns, multilabel, images_required)
+    return read_folder(location, groups)
+
+
+def _dataset(
+    sheet: Sheet, groups: tuple[str, ...], split: str | None, images_required: bool, multilabel: bool
+) -> AuditDataset:
     _check_columns(sheet, images_required)
-    _check_labels(sheet)
+    labels = _findings(sheet) if multilabel else _labels(sheet)
     ids = pd.Index(_ids(sheet), name="id", dtype="str")
     rows = dict(zip(ids, sheet.cells.index, strict=True))
     cells = sheet.cells.set_axis(ids, axis=0)
     lacking = _missing(cells["patient"]) if "patient" in cells else pd.Series(True, index=ids)
-    table = pd.DataFrame({"label": cells["label"]})
+    table = pd.DataFrame({"label": labels.set_axis(ids)})
     table["patient"] = cells.get("patient", ids.to_series()).mask(lacking, ids.to_series())
     table["split"] = _splits(cells)
     for name in groups:
@@ -67,9 +85,10 @@ def _dataset(sheet: Sheet, groups: tuple[str, ...], split: str | None, images_re
     return AuditDataset(
         table,
         groups,
-        _source(sheet, table, rows, images_required),
+        sheet.source or _source(sheet, table, rows, images_required),
         patients_declared="patient" in cells,
         without_patient=frozenset(ids[lacking] if "patient" in cells else ()),
+        multilabel=multilabel,
     )
 
 
@@ -83,7 +102,7 @@ def _check_names(columns: Mapping[str, str], groups: tuple[str, ...]) -> None:
 
 
 def _check_columns(sheet: Sheet, images_required: bool) -> None:
-    image_needed = images_required or "id" not in sheet.cells
+    image_needed = sheet.source is None and (images_required or "id" not in sheet.cells)
     for name in ("image", "label") if image_needed else ("label",):
         if name not in sheet.cells:
             raise DataError(
@@ -92,11 +111,27 @@ def _check_columns(sheet: Sheet, images_required: bool) -> None:
             )
 
 
-def _check_labels(sheet: Sheet) -> None:
-    empty = sheet.cells.index[_missing(sheet.cells["label"])]
-    if len(empty):
+def _labels(sheet: Sheet) -> pd.Series[str]:
+    labels = sheet.cells["label"]
+    _refuse_unlabelled(sheet, labels.index[_missing(labels)])
+    return labels
+
+
+def _findings(sheet: Sheet) -> pd.Series[str]:
+    """Label cells as findings in alphabetical order; a cell that says "unknown" is no case without findings."""
+    labels = sheet.cells["label"]
+    _refuse_unlabelled(sheet, labels.index[_missing(labels) & (labels != "")])
+    for row, cell in labels.items():
+        fault = findings.fault(cell)
+        if fault:
+            raise DataError(f"{sheet.where(row)} {fault}.")
+    return labels.map(findings.canonical)
+
+
+def _refuse_unlabelled(sheet: Sheet, rows: pd.Index) -> None:
+    if len(rows):
         raise DataError(
-            f"{sheet.where(empty[0])} has no label, and so have {len(empty) - 1} further rows: "
+            f"{sheet.where(rows[0])} has no label, and so have {len(rows) - 1} further rows: "
             "label the cases or remove the rows."
         )
 
@@ -157,14 +192,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _source(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, int], images_required: bool) -> FileSource:
+def _source(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, Row], images_required: bool) -> ImageSource:
     """Paths and boxes of the kept rows, checked."""
     images = _paths(sheet, table, rows, "image", images_required)
     masks = _paths(sheet, table, rows, "mask", must_exist=True)
     return FileSource(sheet.root, images, masks, _boxes(sheet, table, rows))
 
 
-def _paths(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, int], column: str, must_exist: bool) -> dict[str, str]:
+def _paths(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, Row], column: str, must_exist: bool) -> dict[str, str]:
     """Id → relative path of a column, where it is filled; raises DataError for an unsafe path or missing files."""
     if column not in table:
         return {}
@@ -188,18 +223,8 @@ def _paths(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, int], column: s
     return paths
 
 
-def _boxes(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, int]) -> dict[str, Box]:
+def _boxes(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, Row]) -> dict[str, Box]:
     if "bbox_xywh" not in table:
         return {}
     cells = zip(table.index, table["bbox_xywh"], strict=True)
-    return {case: _box(text, sheet.where(rows[case])) for case, text in cells if text}
-
-
-def _box(text: str, where: str) -> Box:
-    try:
-        x, y, width, height = (float(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(f"{where}: bbox_xywh {text!r} is not four numbers 'x,y,width,height': correct it.") from None
-    if not all(map(math.isfinite, (x, y, width, height))) or min(x, y) < 0 or min(width, height) <= 0:
-        raise DataError(f"{where}: bbox_xywh {text!r} is no box: x, y ≥ 0 and width, height > 0 are needed.")
-    return x, y, width, height
+    return {case: parse_box(text, sheet.where(rows[case])) for case, text in cells if text}

@@ -1,4 +1,4 @@
-"""Tables of text cells from a CSV file or from a folder of class folders, before any of it is interpreted."""
+"""Tables of text cells from a CSV file, class folders or another container, before any of it is interpreted."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xvision.data.images import SUFFIXES
 from xvision.errors import ConfigError, DataError, nearest
 
+if TYPE_CHECKING:
+    from xvision.data.dataset import ImageSource
+
+Row = int | str
 STANDARD = ("image", "label", "patient", "split", "mask", "bbox_xywh", "text", "id")
 SPLITS = {
     "training": "train",
@@ -28,7 +33,8 @@ class Sheet:
     """Cells as stripped text.
 
     root: folder that paths are relative to. cells: one column per standard or group column that is there, index = row
-    number. columns: what the file's own columns are called. numbered: False when rows are files, not lines.
+    number, or ``split/row`` in a container of several tables. columns: what the file's own columns are called. numbered:
+    False when rows are files, not lines. source: the images, where they are not files that the cells name.
     """
 
     name: str
@@ -36,8 +42,9 @@ class Sheet:
     cells: pd.DataFrame
     columns: tuple[str, ...]
     numbered: bool = True
+    source: ImageSource | None = None
 
-    def where(self, row: int) -> str:
+    def where(self, row: Row) -> str:
         """The place of a row for a message."""
         return f"{self.name} row {row}" if self.numbered else self.name
 
@@ -54,8 +61,8 @@ def read_csv(path: Path, groups: tuple[str, ...], columns: Mapping[str, str]) ->
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(rows, [])]
-            wanted = _wanted(header, path.name, groups, columns)
-            numbers, cells = _cells(rows, len(header), list(wanted.values()), path.name)
+            own = wanted(header, path.name, groups, columns)
+            numbers, cells = _cells(rows, len(header), list(own.values()), path.name)
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save the table as CSV in UTF-8.") from None
     except OSError as error:
@@ -64,7 +71,7 @@ def read_csv(path: Path, groups: tuple[str, ...], columns: Mapping[str, str]) ->
         raise DataError(f"{path} is no well-formed CSV file ({error}): save the table as CSV again.") from error
     if not numbers:
         raise DataError(f"{path} has no data rows: a manifest needs a header and at least one row.")
-    frame = pd.DataFrame(dict(zip(wanted, cells, strict=True)), index=pd.Index(numbers), dtype="str")
+    frame = pd.DataFrame(dict(zip(own, cells, strict=True)), index=pd.Index(numbers), dtype="str")
     return Sheet(path.name, path.parent.resolve(), frame, tuple(header))
 
 
@@ -90,7 +97,7 @@ def read_folder(root: Path, groups: tuple[str, ...]) -> Sheet:
     return Sheet(str(root), root.resolve(), pd.DataFrame(cells, dtype="str"), tuple(cells), numbered=False)
 
 
-def _wanted(header: list[str], name: str, groups: tuple[str, ...], columns: Mapping[str, str]) -> dict[str, int]:
+def wanted(header: list[str], name: str, groups: tuple[str, ...], columns: Mapping[str, str]) -> dict[str, int]:
     """Our column name → position in the file, for standard columns that are there and all groups."""
     if len(header) == 1 and ";" in header[0]:
         raise DataError(f"{name} seems to be separated by semicolons: save it separated by commas.")
