@@ -117,8 +117,9 @@ def mean_change(
     estimate = _resampled(
         lambda weights: weights @ changes / weights.sum(axis=1), patients, rng=rng, resamples=resamples
     )
-    values = (float(first.mean()), float(second.mean())) if len(first) else (None, None)
-    return Change(*values, estimate, p_value(estimate))
+    if not len(first):
+        return Change(None, None, estimate, None)
+    return Change(float(first.mean()), float(second.mean()), estimate, p_value(estimate))
 
 
 def auroc_change(
