@@ -150,7 +150,7 @@ def _measured(work: Work, model: MeteredClassifier, places: list[int]) -> Rows:
     try:
         pixels = torch.from_numpy(work.data.pixels(ids, model.input)).to(model.device)
         labels = torch.from_numpy(work.labels[places]).to(model.device)
-        rows = {name: np.asarray(values) for name, values in work.measure(Batch(ids, pixels, labels, model)).items()}
+        rows = _asked(work, Batch(ids, pixels, labels, model))
     except (MemoryError, torch.OutOfMemoryError):
         if len(places) == 1:
             raise RunError(
@@ -165,6 +165,18 @@ def _measured(work: Work, model: MeteredClassifier, places: list[int]) -> Rows:
         if values.ndim == 0 or len(values) != len(places):
             raise TypeError(f"{work.name}: the measure gave {values.shape} for {name!r} and {len(places)} cases")
     return rows
+
+
+def _asked(work: Work, batch: Batch) -> Rows:
+    """The measure's rows. With texts, case by case with the case's own bound, so that a measure may repeat its images."""
+    if not batch.model.takes_text or "text" not in work.data.table.columns:
+        return {name: np.asarray(values) for name, values in work.measure(batch).items()}
+    texts = work.data.table.loc[list(batch.ids), "text"]
+    parts = [
+        work.measure(Batch((name,), batch.pixels[[place]], batch.labels[[place]], batch.model.with_text([str(text)])))
+        for place, (name, text) in enumerate(zip(batch.ids, texts, strict=True))
+    ]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 def _on_ray(work: Work, parts: list[tuple[int, slice]]) -> Iterator[tuple[int, Rows]]:

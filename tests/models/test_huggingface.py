@@ -277,7 +277,6 @@ def test_task_and_description() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "multi_label_classification, which is not supported yet"),
         ({"problem_type": "regression"}, "its output is no logit"),
         ({"image_size": 32}, "does not take images of 3 × 64 × 64 as preprocessor_config.json says"),
         ({"id2label": {0: "a", 1: "a"}}, r"2 outputs but config.json names the classes \['a', 'a'\]: correct id2label"),

@@ -27,6 +27,7 @@ _PARTS = (
     "metrics.jsonl",
     "run.json",
     "evaluation.json",
+    "tokenizer.json",
 )
 
 

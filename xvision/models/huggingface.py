@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
 from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm_config import MULTILABEL, LlmImageClassifierConfig
+from xvision.models.llm_text import NOTHING, TextVocabulary
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
 from xvision.models.protocols import Access, Attention, InputSpec, Task
@@ -44,9 +46,12 @@ class HuggingFaceClassifier:
         self._outputs = _probe(self.module, preprocessing)
         self.classes = _classes(module, self._outputs)
         self._source, self._notes = source, notes
+        self._text: torch.Tensor | None = None
 
     @property
     def task(self) -> Task:
+        if _is_multilabel(self.module, self._outputs):
+            return "multilabel"
         return "binary" if len(self.classes) == 2 else "multiclass"
 
     @property
@@ -78,22 +83,42 @@ class HuggingFaceClassifier:
         }
         if isinstance(getattr(body, "num_hidden_layers", None), int):
             facts["layers"] = body.num_hidden_layers
-        notes = (*self.preprocessing.notes, *self._notes, *_label_notes(self.classes))
+        notes = (*self.preprocessing.notes, *self._notes, *_label_notes(self.classes), *_text_notes(self.module))
         return {**facts, "notes": "; ".join(notes)} if notes else facts
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) in float32 for pixels (B, C, H, W) in [0, 1]; raises ModelError for another shape."""
-        return _two_sided(self.module(pixel_values=self._normalised(pixels)).logits)
+        return _two_sided(self._passed(pixels).logits)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the last linear layer reads (B, D): after the final normalisation and pooling, before the head."""
         seen: list[torch.Tensor] = []
         hook = _head(self.module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self.module(pixel_values=self._normalised(pixels))
+            self._passed(pixels)
         finally:
             hook.remove()
         return seen[0].flatten(1)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether clinical text can be bound; a model without a bound text reads the image alone."""
+        return isinstance(self.module, LlmImageClassifier) and self.module.config.text_tokens > 0
+
+    def with_text(self, texts: Sequence[str]) -> HuggingFaceClassifier:
+        """The same model reading one text before every image, or one before each when there are as many as images.
+
+        Bind a single text wherever images are repeated or cut into parts. Raises ModelError for a model without text.
+        """
+        rows = _vocabulary(self.module).encode(texts).rows
+        used = rows[:, (rows != NOTHING).any(axis=0)]  # one text is read without padding
+        bound = copy(self)
+        bound._bind(torch.from_numpy(np.ascontiguousarray(used)).to(self.device))
+        return bound
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more tokens than the model reads: it reads their beginning only."""
+        return _vocabulary(self.module).encode(texts).cut
 
     def randomised(self, seed: int) -> HuggingFaceClassifier:
         """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
@@ -105,6 +130,22 @@ class HuggingFaceClassifier:
                 order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
                 weights.copy_(weights.flatten()[order].view_as(weights))
         return twin
+
+    def _bind(self, text: torch.Tensor) -> None:
+        self._text = text
+
+    def _passed(self, pixels: torch.Tensor, *, attentions: bool = False) -> Any:
+        asked: dict[str, Any] = {"output_attentions": True} if attentions else {}
+        if self._text is not None:
+            asked["text"] = self._expanded(self._text, len(pixels))
+        return self.module(pixel_values=self._normalised(pixels), **asked)
+
+    def _expanded(self, text: torch.Tensor, images: int) -> torch.Tensor:
+        if len(text) not in (1, images):
+            raise ModelError(
+                f"{len(text)} texts are bound but there are {images} images: bind one text for all of them, or one each."
+            )
+        return text.expand(images, -1)
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         spec = self.input
@@ -135,15 +176,23 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         """Post-softmax attention of every layer, in the autograd graph, and the logits of the same pass.
 
         Memory grows as B × L × A × T². Raises ModelError when a layer yields no weights, or weights that contradict
-        the token map.
+        the token map, and for bound texts of different lengths: no one token map is theirs.
         """
+        if self._text is not None and bool((self._text == NOTHING).any()):
+            raise ModelError("The bound texts have different lengths: bind one text to read attention.")
         # The parameters are frozen, so the graph has to start at the pixels.
         start = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
         with _eager(self.module):
-            output = self.module(pixel_values=self._normalised(start), output_attentions=True)
+            output = self._passed(start, attentions=True)
         weights = tuple(layer.float() for layer in output.attentions or ())
         self._check(weights)
         return Attention(weights, _two_sided(output.logits), self._tokens)
+
+    def _bind(self, text: torch.Tensor) -> None:
+        super()._bind(text)
+        layout = layout_of(self.module, self.input, text=text.shape[1])
+        if layout is not None:
+            self._tokens = token_map(layout)
 
     def _check(self, weights: tuple[torch.Tensor, ...]) -> None:
         name, layers, count = type(self.module).__name__, int(self.description["layers"]), len(self._tokens.names)
@@ -182,6 +231,8 @@ def fingerprint(module: PreTrainedModel, preprocessing: Preprocessing) -> str:
     digest = hashlib.sha256()
     for facts in (_lasting(module.config.to_dict()), asdict(preprocessing)):
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    if isinstance(module, LlmImageClassifier) and module.vocabulary is not None:
+        digest.update(module.vocabulary.content.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -226,8 +277,6 @@ def _classes(module: PreTrainedModel, outputs: int) -> tuple[str, ...]:
     names: Any = config.id2label
     labels = tuple(str(names[index]) for index in sorted(names))
     problem = config.problem_type
-    if problem == "multi_label_classification" and outputs > 1:
-        raise ModelError("problem_type is multi_label_classification, which is not supported yet.")
     if problem == "regression":
         raise ModelError("problem_type is regression: its output is no logit, so it cannot be audited as a classifier.")
     if outputs == 1 and len(labels) == 1:
@@ -237,6 +286,24 @@ def _classes(module: PreTrainedModel, outputs: int) -> tuple[str, ...]:
             f"The head has {outputs} outputs but config.json names the classes {list(labels)}: correct id2label."
         )
     return labels
+
+
+def _is_multilabel(module: PreTrainedModel, outputs: int) -> bool:
+    """Whether every output is a finding of its own."""
+    return bool(module.config.problem_type == MULTILABEL) and outputs > 1
+
+
+def _vocabulary(module: PreTrainedModel) -> TextVocabulary:
+    found = module.vocabulary if isinstance(module, LlmImageClassifier) else None
+    if not isinstance(found, TextVocabulary):
+        raise ModelError(f"{type(module).__name__} reads no text: it was trained on images alone.")
+    return found
+
+
+def _text_notes(module: PreTrainedModel) -> tuple[str, ...]:
+    longest = module.config.text_tokens if isinstance(module, LlmImageClassifier) else 0
+    note = f"reads up to {longest} tokens of the column text before the image, and the image alone where there is none"
+    return (note,) if longest else ()
 
 
 def _label_notes(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -16,6 +18,7 @@ from xvision.models.protocols import (
     InputSpec,
     RandomisableClassifier,
     Task,
+    TextClassifier,
 )
 
 
@@ -69,24 +72,45 @@ class MeteredClassifier:
         return self._counted(self.inner.logits(pixels))
 
     def attention(self, pixels: torch.Tensor) -> Attention:
-        if not isinstance(self.inner, AttentionClassifier):
+        if not self._offers("attention"):
             raise ModelError(f"{self.description.get('architecture', 'this model')} has no attention that can be read.")
-        found = self.inner.attention(pixels)
+        found = cast(AttentionClassifier, self.inner).attention(pixels)
         self._counted(found.logits)
         return found
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        if not isinstance(self.inner, EmbeddingClassifier):
+        if not self._offers("embed"):
             raise ModelError(
                 f"{self.description.get('architecture', 'this model')} has no embeddings that can be read."
             )
-        return self._counted(self.inner.embed(pixels))
+        return self._counted(cast(EmbeddingClassifier, self.inner).embed(pixels))
+
+    @property
+    def takes_text(self) -> bool:
+        return bool(getattr(self.inner, "takes_text", False))
+
+    def with_text(self, texts: Sequence[str]) -> MeteredClassifier:
+        """The model with its text, whose passes go to the same meter."""
+        return MeteredClassifier(self._reader.with_text(texts), self.meter)
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        return self._reader.cut_texts(texts)
+
+    @property
+    def _reader(self) -> TextClassifier:
+        if not self.takes_text:
+            raise ModelError(f"{self.description.get('architecture', 'this model')} reads no text.")
+        return cast(TextClassifier, self.inner)
 
     def randomised(self, seed: int) -> MeteredClassifier:
         """A copy with shuffled weights whose passes go to the same meter."""
-        if not isinstance(self.inner, RandomisableClassifier):
+        if not self._offers("randomised"):
             raise ModelError(f"the weights of {self.description.get('architecture', 'this model')} cannot be shuffled.")
-        return MeteredClassifier(self.inner.randomised(seed), self.meter)
+        return MeteredClassifier(cast(RandomisableClassifier, self.inner).randomised(seed), self.meter)
+
+    def _offers(self, method: str) -> bool:
+        # Asking isinstance of a protocol would read every property, and hash all weights with ``fingerprint``.
+        return hasattr(type(self.inner), method)
 
     def _counted(self, output: torch.Tensor) -> torch.Tensor:
         images = len(output)

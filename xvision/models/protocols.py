@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
 
@@ -103,6 +105,21 @@ class EmbeddingClassifier(Classifier, Protocol):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D) in float32."""
+
+
+@runtime_checkable
+class TextClassifier(Classifier, Protocol):
+    """A classifier that may read clinical text before the image; until a text is bound it reads none."""
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it does: False for the same class of model trained without text."""
+
+    def with_text(self, texts: Sequence[str]) -> Classifier:
+        """The same model with one text for every image, or one for each: ModelError when the numbers do not match."""
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of the texts are too long, so that their ends are not read."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from xvision.models.adapters import virtual_tokens
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.protocols import InputSpec, TokenMap
 
@@ -31,16 +32,21 @@ class Layout:
     after: tuple[str, ...]
     reads: Reads
     causal: bool = False
+    sources: int = 0
+    """Tokens at the start that are only read: prefixes are keys and values in every layer, and attend to nothing but themselves."""
 
     @property
     def names(self) -> tuple[str, ...]:
         return (*self.before, *("image",) * (self.rows * self.columns), *self.after)
 
 
-def layout_of(module: PreTrainedModel, spec: InputSpec) -> Layout | None:
-    """The token layout of a model at an input size, or None when its attention cannot be read as a map."""
+def layout_of(module: PreTrainedModel, spec: InputSpec, *, text: int = 0) -> Layout | None:
+    """The token layout of a model at an input size, or None when its attention cannot be read as a map.
+
+    text: tokens of clinical text before the image, without padding.
+    """
     if isinstance(module, LlmImageClassifier):
-        return _language_model(module)
+        return _language_model(module, text)
     describe = _VISION_MODELS.get(type(module).__name__)
     if describe is None:
         return None
@@ -56,6 +62,7 @@ def token_map(layout: Layout) -> TokenMap:
     image = np.flatnonzero(names == "image")
     count = len(names)
     allowed = np.tri(count, dtype=bool) if layout.causal else np.ones((count, count), dtype=bool)
+    allowed[: layout.sources] = np.eye(count, dtype=bool)[: layout.sources]
     return TokenMap(image, _boxes(layout), _readout(layout, names, image), allowed, layout.names)
 
 
@@ -78,14 +85,15 @@ def _readout(layout: Layout, names: np.ndarray, image: np.ndarray) -> np.ndarray
     return weights
 
 
-def _language_model(module: LlmImageClassifier) -> Layout | None:
+def _language_model(module: LlmImageClassifier, text: int) -> Layout | None:
     config = module.config
-    if not _attends_everywhere(config.text_config, config.tokens):
+    virtual = virtual_tokens(config.adapter)
+    if not _attends_everywhere(config.text_config, config.tokens + virtual):
         return None
     side = config.image_size // config.patch_size
     last = config.readout == "last"
     return Layout(
-        (), side, side, _pair(config.patch_size), ("readout",) if last else (), "readout" if last else "patches",
+        ("text",) * text, side, side, _pair(config.patch_size), ("readout",) if last else (), "readout" if last else "patches",
         causal=config.attention == "causal",
     )  # fmt: skip
 
