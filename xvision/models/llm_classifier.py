@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from xvision.errors import ModelError, nearest
+from xvision.models.adapters import attach_configured
 from xvision.models.folder import open_folder
 from xvision.models.llm_backbone import check_attention, check_padding, first_position, seeded, transplant
 from xvision.models.llm_config import (
@@ -73,6 +74,7 @@ class LlmImageClassifier(PreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(hidden, len(config.classes), bias=linear)
         self.post_init()
+        attach_configured(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
 
 from xvision.errors import ModelError, nearest
+from xvision.models.adapters import read_adapter
 
 AttentionMode = Literal["causal", "bidirectional"]
 Stem = Literal["conv", "linear"]
@@ -28,7 +29,8 @@ class LlmImageClassifierConfig(PreTrainedConfig):
     the patches' last hidden states. head: "linear", or "label words", which reads the language model's own
     distribution over ``label_words`` (class → word, one for each class). classifier_dropout: on what the head reads.
     text_tokens: places for clinical text before the image; text_ids: the tokens of tokenizer.json that its vocabulary
-    keeps. problem_type "multi_label_classification" makes every class a finding of its own.
+    keeps. problem_type "multi_label_classification" makes every class a finding of its own. adapter: weights added to the
+    backbone, as ``xvision.models.adapters`` reads them.
     """
 
     model_type = "xvision-llm"
@@ -47,6 +49,7 @@ class LlmImageClassifierConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     text_tokens: int = 0
     text_ids: Any = None
+    adapter: Any = None
     image_mean: Any = None
     image_std: Any = None
     resample: int = 2
@@ -131,6 +134,8 @@ def _check(config: LlmImageClassifierConfig) -> None:
     _check_labels(config)
     _check_text(config)
     _check_body(config)
+    if config.adapter is not None:
+        read_adapter(config.adapter)
 
 
 def _check_labels(config: LlmImageClassifierConfig) -> None:
