@@ -17,12 +17,12 @@ from xvision.methods.intervals import (
     Estimate,
     Sample,
     bootstrap,
-    difference,
     not_estimable,
     patient_codes,
     proportion,
     with_width,
 )
+from xvision.methods.paired import rate_change, tango
 from xvision.methods.scores import auroc, auroc_difference_paired, ratio
 
 Measure = Literal["auroc", "accuracy"]
@@ -132,8 +132,8 @@ def paired_difference(
     """The measure of the first model minus that of the second on the same cases, over resamples of whole patients.
 
     Raises DataError when the two were not asked the same questions. With fewer than ten patients, or where all resamples
-    agree (both models perfect, or the same), the interval is Newcombe's or DeLong's instead, whose width shrinks with
-    the number of patients only.
+    agree (both models perfect, or the same), the interval is Tango's (accuracy) or made of DeLong's two (AUROC), which have
+    a width even where nothing differs.
     """
     if first.truth.shape != second.truth.shape or (first.truth != second.truth).any():
         raise DataError("two models were not asked the same questions of the same cases; compare them on one data set")
@@ -155,15 +155,21 @@ def _closed_form(
 ) -> Estimate:
     """The difference without resampling; with several questions, limits are averaged as if they moved together."""
     if measure == "accuracy":
-        return difference(first.decisions(patients), second.decisions(patients), level=level)
+        hits = [found.decisions(patients) for found in (second, first)]
+        return rate_change(hits[0].hits, hits[1].hits, hits[0].patients, level=level).difference
     parts = [
         auroc_difference_paired(
             first.scores[:, column], second.scores[:, column], first.truth[:, column], patients, level=level
         )
         for column in asked
     ]
-    value, low, high = np.mean([(part.value, part.low, part.high) for part in parts], axis=0).tolist()
-    return Estimate(value, low, high, parts[0].n, parts[0].method)
+    value, low, high = np.array([part[:3] for part in parts], float).mean(axis=0).tolist()
+    if low < high:
+        return Estimate(value, low, high, parts[0].n, parts[0].method)
+    smallest = min(_patients_of_smaller_side(first.truth[:, column], patients) for column in asked)
+    bound = tango(0, 0, smallest, level)[1]
+    method = f"Tango, no change among {smallest} patients of a class"
+    return Estimate(value, value - bound, value + bound, parts[0].n, method)
 
 
 def _statistic(found: Answers, asked: np.ndarray, measure: Measure) -> Statistic:

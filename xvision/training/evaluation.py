@@ -22,7 +22,8 @@ from xvision.methods.answers import (
     macro_auroc,
     paired_difference,
 )
-from xvision.methods.intervals import Estimate, difference, not_estimable, proportion
+from xvision.methods.intervals import Estimate, not_estimable, proportion
+from xvision.methods.paired import rate_change
 from xvision.models.evidence import (
     BeforeAfter,
     Blind,
@@ -203,10 +204,9 @@ def image_blind_logits(logits: np.ndarray, shuffled: np.ndarray | None, cases: C
         missing = figure(not_estimable("one patient has more than half of the images", intact.n))
         return Blind(figure(intact), missing, chance, missing)
     wrong = answers(shuffled, cases.labels)
-    parts = [found.decisions(cases.patients) for found in (right, wrong)]
-    return Blind(
-        figure(intact), figure(proportion(*parts[1])), chance, figure(difference(parts[0], parts[1], level=_LEVEL))
-    )
+    parts = [found.decisions(cases.patients) for found in (wrong, right)]
+    drop = rate_change(parts[0].hits, parts[1].hits, parts[0].patients).difference
+    return Blind(figure(intact), figure(proportion(*parts[0])), chance, figure(drop))
 
 
 def other_patients(patients: np.ndarray, seed: int) -> np.ndarray | None:
