@@ -134,7 +134,7 @@ class LlmImageClassifier(PreTrainedModel):
         parts = [] if text is None else [words(text + 1)]
         parts.append(tokens)
         if self.config.readout == "last":
-            parts.append(words.weight[:1].expand(len(tokens), 1, -1))
+            parts.append(words.weight[:1].expand(tokens.shape[0], 1, -1))  # len() would fix the batch in an export
         return torch.cat(parts, dim=1)
 
     def _padding(self, tokens: torch.Tensor, text: torch.Tensor | None) -> dict[str, torch.Tensor]:
