@@ -213,7 +213,7 @@ def second_opinion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Classes without a case are left out, as cleanlab asks. Raises MissingExtra when cleanlab is not installed.
     """
     try:
-        from cleanlab.filter import find_label_issues
+        from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]  # it ships no type information
     except ImportError:
         raise MissingExtra("cleanlab", "labels", "a second opinion on label issues") from None
     scores, truth = _checked(probabilities, labels)

@@ -1,7 +1,7 @@
-"""From which confidence on a model's answers may stand in for labels, cell by cell, with a promise about their precision.
+"""From which confidence on a model's answers may stand in for labels, with a promise about their precision.
 
-Shapes: N cases. A cell is a group of patients together with the class that the model decides. The promise speaks of
-patients like those of the labelled cases it was made on, and of their labels as given.
+Shapes: N cases. The promise speaks of patients like those of the labelled cases it was made on, and of their labels as
+given.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from xvision.errors import ConfigError, DataError
 from xvision.methods.intervals import Estimate, not_estimable, proportion, quantile_of
 
 STEPS = 10
-"""Floors tried in a cell, at most."""
+"""Floors tried, at most."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The confidence from which on answers in a cell are taken, or None with the reason.
+    """The confidence from which on answers in a group are taken, or None with the reason.
 
     precision: of the labelled cases at or above the floor; its lower limit is one-sided and at least what was asked
-    for. cases, patients: labelled ones in the whole cell.
+    for. cases, patients: labelled ones in the whole group.
     """
 
-    cell: str
     value: float | None
     precision: Estimate
     cases: int
@@ -80,60 +79,50 @@ def _effective(rate: float, low: float, quantile: float) -> float:
     return 1.0 if low <= 0 else quantile**2 * low * (1 - low) / (rate - low) ** 2
 
 
-def confidence_floors(
-    confidence: np.ndarray,
-    right: np.ndarray,
-    cells: np.ndarray,
-    patients: np.ndarray,
-    *,
-    precision: float,
-    error_rate: float = 0.05,
-) -> dict[str, Floor]:
-    """The lowest floor in each cell at which the precision is shown to be at least ``precision``.
+def confidence_floor(
+    confidence: np.ndarray, right: np.ndarray, patients: np.ndarray, *, precision: float, error_rate: float = 0.05
+) -> Floor:
+    """The lowest floor at which the precision is shown to be at least ``precision`` in one group of cases.
 
-    confidence, right, cells, patients: (N,) of labelled cases that the model was not trained on. Floors are tried from
-    the strictest that could pass with one error downwards, in steps fixed by the confidences alone, until one fails:
-    then the chance that the precision of a cell's floor is below what was asked for is at most ``error_rate``, though
-    many floors were tried (fixed-sequence testing; Angelopoulos et al. 2021). A cell with too few cases gets none.
-    Raises ConfigError for a precision that is no probability, DataError for arrays that do not fit.
+    confidence, right, patients: (N,) of labelled cases that the model was not trained on. Floors are tried from the
+    strictest that could pass with one error downwards, in steps fixed by the confidences alone, until one fails: then
+    the chance that the precision at the floor is below what was asked for is at most ``error_rate``, though many floors
+    were tried (fixed-sequence testing; Angelopoulos et al. 2021). A group with too few cases gets none. Raises
+    ConfigError for a precision that is no probability, DataError for arrays that do not fit.
     """
     _check(precision, error_rate)
-    scores, hits, names, owners = np.asarray(confidence, float), np.asarray(right, bool), np.asarray(cells), patients
-    if not scores.shape == hits.shape == names.shape == np.shape(owners):
-        raise DataError(f"{len(scores)} confidences came with {len(hits)} answers and {len(names)} cells: one per case")
+    scores, hits, owners = np.asarray(confidence, float), np.asarray(right, bool), np.asarray(patients)
+    if not scores.shape == hits.shape == owners.shape or scores.ndim != 1:
+        raise DataError(
+            f"{len(scores)} confidences came with {len(hits)} answers and {len(owners)} patients: one per case"
+        )
     if not np.isfinite(scores).all():
         raise DataError("confidences must be finite numbers: find the images that give none")
-    owners = np.asarray(owners)
-    return {
-        str(name): _floor(
-            str(name), scores[names == name], hits[names == name], owners[names == name], precision, error_rate
-        )
-        for name in np.unique(names)
-    }
-
-
-def _floor(
-    cell: str, scores: np.ndarray, right: np.ndarray, patients: np.ndarray, precision: float, error_rate: float
-) -> Floor:
     order = np.argsort(-scores, kind="stable")
-    best: tuple[float, Estimate] | None = None
+    passed: tuple[float, Estimate] | None = None
     first: Estimate | None = None
-    for floor in _tried(scores[order], patients[order], precision, error_rate):
+    for floor in _tried(scores[order], owners[order], precision, error_rate):
         taken = scores >= floor
-        shown = precision_limit(right[taken], patients[taken], error_rate=error_rate)
+        shown = precision_limit(hits[taken], owners[taken], error_rate=error_rate)
         first = first or shown
         if shown.low is None or shown.low < precision:
             break
-        best = floor, shown
-    cases, people = len(scores), len(np.unique(patients))
-    if best is not None:
-        return Floor(cell, best[0], best[1], cases, people)
+        passed = floor, shown
+    cases, people = len(scores), len(np.unique(owners))
+    if passed is not None:
+        return Floor(passed[0], passed[1], cases, people)
+    return _none(first, cases, people, precision, error_rate)
+
+
+def _none(first: Estimate | None, cases: int, people: int, precision: float, error_rate: float) -> Floor:
     if first is None:
         needed = fewest_cases(precision, error_rate)
-        reason = f"{people} patients with {cases} labelled cases, and fewer than {needed} cannot show a precision of {precision:g}"
-        return Floor(cell, None, not_estimable(reason, people), cases, people, reason)
-    reason = f"of the most confident labelled cases {first.value:.3f} are right, which does not show {precision:g}"
-    return Floor(cell, None, first, cases, people, reason)
+        reason = f"{people} patients with {cases} labelled cases; fewer than {needed} cannot show a precision of {precision:g}"
+        return Floor(None, not_estimable(reason, people), cases, people, reason)
+    reason = (
+        f"a share of {first.value:.3f} of the most confident labelled cases is right, which does not show {precision:g}"
+    )
+    return Floor(None, first, cases, people, reason)
 
 
 def _tried(scores: np.ndarray, patients: np.ndarray, precision: float, error_rate: float) -> list[float]:
