@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xvision.data.manifest import load_data
     from xvision.judge import judge_run
-    from xvision.models.checkpoint import load_model
+    from xvision.models.open import load_model
     from xvision.runner import run_audit
     from xvision.store import open_run
 
@@ -26,7 +26,7 @@ __all__ = ["__version__", "judge_run", "load_data", "load_model", "open_run", "r
 _HOME = {
     "judge_run": "xvision.judge",
     "load_data": "xvision.data.manifest",
-    "load_model": "xvision.models.checkpoint",
+    "load_model": "xvision.models.open",
     "open_run": "xvision.store",
     "run_audit": "xvision.runner",
 }

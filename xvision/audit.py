@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 
 from xvision.data.dataset import AuditDataset
+from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.methods.intervals import Estimate, bootstrap
-from xvision.models.protocols import AttentionClassifier, Classifier, EmbeddingClassifier
+from xvision.models.predictions import PredictionsClassifier
+from xvision.models.protocols import Classifier
 from xvision.result import Better, Metric, NotApplicable, Where
 
 
@@ -86,7 +88,10 @@ class Audit:
 
     @cached_property
     def predictions(self) -> Predictions:
-        logits = self.map(_logits, task="predictions")["logits"].astype(np.float64)
+        if isinstance(self.model, PredictionsClassifier):
+            logits = self.model.predicted(names_of(self.model, self.data))
+        else:
+            logits = self.map(_logits, task="predictions")["logits"].astype(np.float64)
         return Predictions(logits, probabilities(logits), decide(logits, self.decision))
 
     @property
@@ -115,7 +120,12 @@ class Audit:
 
     @cached_property
     def showcase(self) -> np.ndarray:
-        """Positions of the cases that every analysis pictures: the most confident right and wrong ones of each class."""
+        """Positions of the cases that every analysis pictures: the most confident right and wrong ones of each class.
+
+        None where only predictions were given: there is nothing to picture.
+        """
+        if self.model.access == "scores":
+            return np.array([], dtype=int)
         confidence = self.predictions.probabilities.max(axis=1)
         chosen: list[int] = []
         for code in range(len(self.classes)):
@@ -167,15 +177,15 @@ class Audit:
 
     def can(self, need: str) -> str | None:
         """None when the model gives what an analysis needs, else the reason why it does not."""
-        name = self.model.description.get("architecture", "this model")
+        if need != "scores" and self.model.access == "scores":
+            return "only predictions were given, no model"
+        name, kind = self.model.description.get("architecture", "this model"), type(self.model)
         if need == "gradients" and self.model.access != "white-box":
             return f"{name} gives no gradients ({self.model.access} access)"
-        if need == "attention" and not isinstance(self.model, AttentionClassifier):
+        if need == "attention" and not hasattr(kind, "attention"):
             return f"{name} has no attention weights that map to image patches"
-        if need == "embeddings" and not isinstance(self.model, EmbeddingClassifier):
+        if need == "embeddings" and not hasattr(kind, "embed"):
             return f"{name} has no embeddings that can be read"
-        if need in {"pixels", "gradients", "attention", "embeddings"} and self.model.access == "scores":
-            return "only predictions were given, no model"
         return None
 
 

@@ -16,13 +16,15 @@ from xvision import codec, provenance
 from xvision.audit import Audit, prediction_table
 from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
 from xvision.data.dataset import AuditDataset
-from xvision.data.manifest import load_data
+from xvision.data.plan_data import load_plan_data
 from xvision.data.preflight import preflight
+from xvision.data.scores import without_images
 from xvision.engine import Engine, EngineKind, Progress, code_version
 from xvision.errors import ConfigError, DataError, RunError, XVisionError, nearest
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
 from xvision.methods.decision import Decision
-from xvision.models.checkpoint import load_model
+from xvision.models.finding import finding_view
+from xvision.models.open import is_predictions, load_model
 from xvision.models.protocols import Classifier
 from xvision.registry import Analysis, bind_all
 from xvision.result import Check, Group, NotApplicable, Record, RunInfo
@@ -58,9 +60,8 @@ def run_plan(
     """Loads what the plan names and audits it into ``out``. Everything that can be wrong with the plan is found first."""
     bind_all(plan.only, plan.analysis)
     criteria = load_criteria(Path(plan.criteria)) if plan.criteria else None
-    columns = tuple(dict.fromkeys((*plan.data.groups, *plan.data.acquisition)))
-    data = load_data(plan.data.path, groups=columns, columns=plan.data.columns)
-    model = load_model(plan.model.path, device=plan.model.device)
+    data = load_plan_data(plan.data, images_required=not is_predictions(plan.model.path))
+    model = load_model(plan.model.path, device=plan.model.device, prompt=plan.model.prompt)
     return _run(model, data, plan, out, criteria, command, engine, listener or Silent())
 
 
@@ -84,7 +85,8 @@ def run_audit(
     """Audits a loaded model on loaded data into the run folder ``out`` and returns it; an unfinished run there resumes.
 
     acquisition: those of the data's group columns that say how an image was taken. positive, threshold: the deployed binary
-    decision. options: analysis name → its options. Raises ConfigError, DataError, ModelError or RunError.
+    decision; of a multi-label model, positive names the one finding that is audited. options: analysis name → its options.
+    Raises ConfigError, DataError, ModelError or RunError.
     """
     plan = Plan(
         data=DataPlan("(given in Python)", tuple(c for c in data.groups if c not in acquisition), tuple(acquisition)),
@@ -112,6 +114,7 @@ def _run(
     listener: Listener,
 ) -> Run:
     chosen = bind_all(plan.only, plan.analysis)
+    model, data = _subject(model, data, plan.decision)
     writer = Writer(out)
     audit = Audit(
         model,
@@ -200,7 +203,7 @@ def _finish(
         status="partial" if any(record.status == "failed" for record in everything) else "complete",
         finished=provenance.now(),
         seconds=seconds,
-        forward=sum(record.forward for record in everything) + len(audit.ids),
+        forward=sum(record.forward for record in everything) + (len(audit.ids) if audit.model.access != "scores" else 0),
         backward=sum(record.backward for record in everything),
     )
     writer.info(info)
@@ -212,6 +215,14 @@ def _finish(
     if info.status == "complete":
         shutil.rmtree(writer.work, ignore_errors=True)
     writer.checksums()
+
+
+def _subject(model: Classifier, data: AuditDataset, plan: DecisionPlan) -> tuple[Classifier, AuditDataset]:
+    """What is audited: one finding of a multi-label model, and no images where there is no model to show them to."""
+    if model.task == "multilabel":
+        model = finding_view(model, plan.positive)
+        data = data.finding(str(plan.positive)) if data.multilabel else data
+    return model, without_images(data) if model.access == "scores" else data
 
 
 def _decision(model: Classifier, plan: DecisionPlan) -> Decision:
@@ -241,7 +252,7 @@ def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, 
 def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteria | None, command: str) -> RunInfo:
     decision, classes = audit.decision, audit.model.classes
     positive = "" if decision.positive is None else classes[decision.positive]
-    spec = codec.plain(audit.model.input) if hasattr(type(audit.model.input), "__dataclass_fields__") else {}
+    spec = codec.plain(audit.model.input) if audit.model.access != "scores" else {}
     return RunInfo(
         name=plan.name,
         status="running",

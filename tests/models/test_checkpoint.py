@@ -186,11 +186,6 @@ def test_shards_outside_the_folder_are_refused(folder: Path) -> None:
     refused(folder, r"names '\.\./model\.safetensors', which is not in the folder")
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "predictions.csv", "model.onnx"])
-def test_other_forms_say_what_this_version_reads(name: str) -> None:
-    refused(name, "this version reads Hugging Face folders and hub ids")
-
-
 def test_a_file_is_no_folder(folder: Path) -> None:
     refused(folder / "config.json", "is a file: give the folder")
 

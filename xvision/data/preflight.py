@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from xvision.data.dataset import AuditDataset
+from xvision.data.scores import match
 from xvision.errors import ConfigError, DataError, XVisionError
+from xvision.models.predictions import PredictionsClassifier
 from xvision.result import Check
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def preflight(
         return (Check("split", "error", "The data has no case: nothing can be audited."),)
     checks = [_split(data), *_labels(model.classes, data), _patients(data, allow_leakage)]
     if model.access == "scores":
-        return (*checks, Check("images", "ok", "The model is known by its scores only: images were not looked at."))
+        matched = (match(model, data),) if isinstance(model, PredictionsClassifier) else ()
+        unseen = Check("images", "ok", "The model is known by its scores only: images were not looked at.")
+        return (*checks, *matched, unseen)
     readable = _readable(data)
     checks.append(readable)
     if readable.status == "error":

@@ -1,0 +1,214 @@
+"""Archives of ``torch.export`` (.pt2) in and out: one input, pixels (B, C, H, W) in [0, 1]; one output, logits (B, K)."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.export.passes import move_to_device_pass
+
+from xvision import codec
+from xvision.errors import ModelError
+from xvision.models.archive import Archive, open_archive
+from xvision.models.folder import MAX_JSON_BYTES
+from xvision.models.huggingface import HuggingFaceClassifier
+from xvision.models.loading import DAMAGE, reason
+from xvision.models.network import Facts, NetworkClassifier, two_sided
+from xvision.models.preprocessing import Preprocessing
+from xvision.models.protocols import InputSpec
+from xvision.store import write_atomic
+
+CARD = "xvision.json"
+_TOLERANCE = 1e-4
+
+
+@codec.record
+class Card:
+    """What an archive does not say of itself: class names in the order of the outputs, and how images become pixels."""
+
+    classes: tuple[str, ...]
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
+    resample: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
+    input: tuple[int, int, int] | None = None
+    """Channels, height and width, where the archive leaves them free."""
+    architecture: str = "exported program"
+
+
+class ExportedClassifier(NetworkClassifier):
+    """A program read from an archive. A fixed or bounded number of images is met by cutting and by repeating the last."""
+
+    def __init__(self, module: nn.Module, facts: Facts, device: torch.device, batch: tuple[int, int | None]) -> None:
+        self._batch = batch
+        super().__init__(module, facts, device)
+
+    def _run(self, pixels: torch.Tensor) -> torch.Tensor:
+        fewest, most = self._batch
+        return torch.cat([self._padded(part, fewest) for part in pixels.split(most or max(len(pixels), 1))])
+
+    def _padded(self, pixels: torch.Tensor, fewest: int) -> torch.Tensor:
+        missing = max(fewest - len(pixels), 0)
+        outputs: torch.Tensor = self.module(torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1))))
+        return outputs[: len(pixels)]
+
+
+def load_exported(path: Path, device: torch.device) -> ExportedClassifier:
+    """The classifier in a .pt2 archive, which is checked before torch reads it.
+
+    Classes come from the archive's own ``xvision.json``, else from ``NAME.classes.json`` beside it. Raises ModelError for
+    anything that could run code, for another form than pixels to logits, and for missing class names.
+    """
+    archive = open_archive(path, str(path))
+    card, notes = _card(path, archive)
+    return _classifier(archive, card, device, str(path), notes)
+
+
+def export_pt2(model: HuggingFaceClassifier, path: Path) -> None:
+    """Writes a classifier, its normalisation inside, as a .pt2 archive for any number of images, with its classes.
+
+    The archive holds no pickles and no source paths. It is read back and compared before this returns. Raises ModelError
+    when the model cannot be exported or the archive does not repeat its logits.
+    """
+    if path.suffix != ".pt2":
+        raise ModelError(f"{path}: give the archive a name that ends in .pt2.")
+    spec, config = model.input, model.module.config
+    card = Card(
+        tuple(str(config.id2label[index]) for index in sorted(config.id2label)),
+        "multi_label_classification" if model.task == "multilabel" else "single_label_classification",
+        spec.resample,
+        architecture=type(model.module).__name__,
+    )
+    archive = open_archive(_exported(model), str(path))
+    _compare(model, _classifier(archive, card, model.device, str(path), ()), str(path))
+    write_atomic(path, _with_card(archive.stream.getvalue(), card))
+
+
+class _Normalised(nn.Module):
+    """Pixels in [0, 1] to logits."""
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+        super().__init__()
+        self.module, self.scale = module, preprocessing.scale
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values, device=device).view(1, -1, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(pixel_values=(pixels * self.scale - self.mean) / self.std).logits
+        return logits
+
+
+def _exported(model: HuggingFaceClassifier) -> io.BytesIO:
+    spec, stream = model.input, io.BytesIO()
+    pixels = torch.full((2, spec.channels, spec.height, spec.width), 0.5, device=model.device)
+    module = _Normalised(model.module, model.preprocessing, model.device).eval()
+    try:
+        with _quiet():
+            program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            torch.export.save(program, stream)
+    except DAMAGE as problem:
+        name = type(model.module).__name__
+        raise ModelError(f"{name} cannot be exported for any number of images: {reason(problem)}") from problem
+    stream.seek(0)
+    return stream
+
+
+def _with_card(content: bytes, card: Card) -> bytes:
+    import zipfile
+
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(f"model/extra/{CARD}"), codec.dumps(codec.plain(card)))
+    return stream.getvalue()
+
+
+@torch.no_grad()
+def _compare(model: HuggingFaceClassifier, twin: ExportedClassifier, where: str) -> None:
+    spec = model.input
+    noise = torch.rand(3, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
+    pixels = noise.to(model.device)
+    gap = float((model.logits(pixels) - twin.logits(pixels)).abs().max())
+    if not gap <= _TOLERANCE:
+        raise ModelError(f"{where}: the exported program's logits differ from the model's by {gap:.2g}; nothing is written.")
+
+
+def _card(path: Path, archive: Archive) -> tuple[Card, tuple[str, ...]]:
+    """What the archive or the file beside it says, and what has to be assumed."""
+    beside = path.with_suffix(".classes.json")
+    if CARD in archive.extra:
+        if beside.exists():
+            raise ModelError(f"{beside} is not needed: {path} names its classes itself. Remove the one that is wrong.")
+        return _read_card(archive.extra[CARD], f"{path}: {CARD}"), ()
+    if not beside.is_file() or beside.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(
+            f"{path} does not name its {archive.program.outputs} outputs: write the class names in the order of the outputs "
+            f'to {beside}, such as ["normal", "pneumonia"].'
+        )
+    card = _read_card(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+    return card, () if card.resample else ("the filter that resized the images is not stated: bilinear is assumed",)
+
+
+def _read_card(text: str, where: str) -> Card:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"{where} is not readable JSON ({problem}): write a list of class names.") from None
+    return codec.read(Card, {"classes": data} if isinstance(data, list) else data, where, ModelError)
+
+
+def _classifier(
+    archive: Archive, card: Card, device: torch.device, source: str, notes: tuple[str, ...]
+) -> ExportedClassifier:
+    program = archive.program
+    classes = two_sided(card.classes, program.outputs)
+    if len(classes) != max(program.outputs, 2) or len(set(classes)) != len(classes):
+        raise ModelError(
+            f"{source} has {program.outputs} outputs but the classes are {list(card.classes)}: "
+            "give one different name for each output."
+        )
+    multilabel = card.problem_type == "multi_label_classification" and program.outputs > 1
+    structure = json.dumps(program.document, sort_keys=True)
+    facts = Facts(classes, multilabel, _input(archive, card, source), card.architecture, source, structure, notes)
+    return ExportedClassifier(_module(archive, device, source), facts, device, program.batch)
+
+
+def _input(archive: Archive, card: Card, source: str) -> InputSpec:
+    sides = archive.program.sides
+    stated = card.input or sides
+    if None in stated or any(ours not in (None, given) for ours, given in zip(sides, stated, strict=True)):
+        raise ModelError(
+            f"{source} takes images of {sides} (channels, height, width; None is free) but is described with {card.input}: "
+            'state "input": [C, H, W] where the classes are named.'
+        )
+    channels, height, width = (int(side or 0) for side in stated)
+    if channels not in (1, 3) or min(height, width) < 1:
+        raise ModelError(f"{source} takes images of {tuple(stated)}: channels must be 1 or 3.")
+    return InputSpec(channels, height, width, card.resample or "bilinear")
+
+
+def _module(archive: Archive, device: torch.device, source: str) -> nn.Module:
+    try:
+        with _quiet():
+            program = torch.export.load(archive.stream)
+            if device.type != "cpu":
+                program = move_to_device_pass(program, device)
+            return program.module(check_guards=False)
+    except DAMAGE as problem:
+        raise ModelError(f"{source} cannot be loaded ({reason(problem)}): export the model again.") from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs tracebacks of what it then raises: what matters is raised here."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
