@@ -164,12 +164,11 @@ def _closed_form(
         for column in asked
     ]
     value, low, high = np.array([part[:3] for part in parts], float).mean(axis=0).tolist()
-    if low < high:
+    if value:
         return Estimate(value, low, high, parts[0].n, parts[0].method)
     smallest = min(_patients_of_smaller_side(first.truth[:, column], patients) for column in asked)
     bound = tango(0, 0, smallest, level)[1]
-    method = f"Tango, no change among {smallest} patients of a class"
-    return Estimate(value, value - bound, value + bound, parts[0].n, method)
+    return Estimate(0.0, -bound, bound, parts[0].n, f"Tango, no change among {smallest} patients of a class")
 
 
 def _statistic(found: Answers, asked: np.ndarray, measure: Measure) -> Statistic:
