@@ -248,6 +248,6 @@ def test_the_data_of_a_plan(tmp_path: Path) -> None:
     divided = load_plan_data(replace(plan, split=SplitPlan(stratify=("label", "site"))))
     assert divided.table["split"].value_counts().to_dict() == {"train": 6, "validation": 3, "test": 3}
     (tmp_path / "3.png").unlink()
-    with pytest.raises(DataError, match="3.png"):
+    with pytest.raises(DataError, match=r"3\.png"):
         load_plan_data(plan)
     assert len(load_plan_data(plan, images_required=False)) == 12

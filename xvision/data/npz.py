@@ -52,7 +52,10 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Member:
-    """One array of the archive: what its headers say, checked, and where its values start when they are not packed."""
+    """One array of the archive: what its headers say, checked, and where its values start when they are not packed.
+
+    stamp: size and time of change of the archive when its headers were read.
+    """
 
     archive: Path
     name: str
@@ -61,6 +64,10 @@ class Member:
     fortran: bool
     header: int
     start: int | None
+    stamp: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def read(self) -> np.ndarray:
         """The values, mapped read-only where they are not packed; raises DataError when the file is no longer as it was."""
@@ -68,6 +75,8 @@ class Member:
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         try:
+            if _stamp(self.archive) != self.stamp:
+                raise DataError(f"{self.archive} has changed since it was opened: load the data again.")
             if self.start is not None:
                 return np.memmap(self.archive, self.dtype, "r", self.start, self.shape, order)
             with zipfile.ZipFile(self.archive) as archive, archive.open(f"{self.name}.npy") as stream:
@@ -128,7 +137,7 @@ class NpzSource:
         """Split and row of an id."""
         split, _, digits = case.partition("/")
         row = int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 12 else -1
-        if split not in self._members or f"{split}/{row}" != case or row >= self._members[split].shape[0]:
+        if split not in self._members or f"{split}/{row}" != case or not 0 <= row < len(self._members[split]):
             raise DataError(f"Case {case!r} has no image.")
         return split, row
 
@@ -155,7 +164,7 @@ def read_npz(path: Path, groups: tuple[str, ...], columns: Mapping[str, str], mu
     names = _names(path)
     cells: dict[str, list[str]] = {"id": [], "label": [], "split": []}
     for split, images_of in images.items():
-        labels = _labels(path, split, members, images_of.shape[0])
+        labels = _labels(path, split, members, len(images_of))
         told = _told(labels, names, multilabel, f"{path.name}: {split}_labels")
         cells["id"] += [f"{split}/{row}" for row in range(len(told))]
         cells["label"] += told
@@ -205,7 +214,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Member:
         start = None if info.compress_type else _data_start(path, info, header)
     except _DAMAGE as problem:
         raise _damaged(path, name, problem) from problem
-    member = Member(path.resolve(), name, shape, dtype, fortran, header, start)
+    member = Member(path.resolve(), name, shape, dtype, fortran, header, start, _stamp(path))
     _check_images(member) if name.endswith("images") else _check_labels(member, size)
     return member
 
@@ -241,6 +250,11 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     if any(length < 0 for length in shape):
         raise ValueError(f"the shape {shape}")
     return shape, fortran, dtype
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _data_start(path: Path, info: zipfile.ZipInfo, header: int) -> int:
