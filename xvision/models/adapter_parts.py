@@ -96,7 +96,7 @@ def virtual_of(backbone: nn.Module) -> nn.Module | None:
 def add_prompt(backbone: PreTrainedModel, encoder: nn.Module) -> None:
     """Rows (V, D) of ``encoder.embedding`` before what comes in; they leave the last hidden state again, so that the caller
     finds its own tokens where it put them. Attention and inner hidden states keep them, first."""
-    backbone.add_module(_VIRTUAL, encoder.to(backbone.device))
+    _add_virtual(backbone, encoder)
     backbone.register_forward_pre_hook(_with_prompt, with_kwargs=True)
     backbone.register_forward_hook(_without_prompt)
 
@@ -106,7 +106,7 @@ def add_prefix(backbone: PreTrainedModel, encoder: nn.Module) -> None:
 
     Attention gets rows for them, in which each attends to itself alone: nothing of the image flows into them.
     """
-    backbone.add_module(_VIRTUAL, encoder.to(backbone.device))
+    _add_virtual(backbone, encoder)
     backbone.register_forward_pre_hook(_with_prefix, with_kwargs=True)
     backbone.register_forward_hook(_squared)
 
@@ -119,19 +119,31 @@ def attention_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     return getattr(config, "num_hidden_layers", 0), groups, width
 
 
+def _add_virtual(backbone: PreTrainedModel, encoder: Any) -> None:
+    counted = "position_ids" in inspect.signature(backbone.forward).parameters
+    encoder.first_position = first_position(backbone)[0] if counted else None
+    backbone.add_module(_VIRTUAL, encoder.to(backbone.device))
+
+
+def _virtual(backbone: Any) -> Any:
+    return backbone.virtual
+
+
 def _rows(backbone: nn.Module) -> torch.Tensor:
-    rows: torch.Tensor = backbone.get_submodule(_VIRTUAL).get_parameter("embedding.weight")
+    rows: torch.Tensor = _virtual(backbone).embedding.weight
     return rows
 
 
-def _with_prompt(backbone: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_prompt(
+    backbone: nn.Module, args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     tokens, rows = given["inputs_embeds"], _rows(backbone)
     positions = _positions(backbone, tokens, given)
     changed = {**given, "inputs_embeds": torch.cat((rows.to(tokens.dtype).expand(len(tokens), -1, -1), tokens), dim=1)}
     changed["attention_mask"] = _mask(tokens, given, len(rows))
     if positions is not None:
         # Image tokens keep their places: learned tables may have no others, and pretrained ones were trained with these.
-        first = positions.new_full((len(positions), len(rows)), first_position(backbone)[0])
+        first = positions.new_full((len(positions), len(rows)), _virtual(backbone).first_position)
         changed["position_ids"] = torch.cat((first, positions), dim=1)
     return args, changed
 
@@ -175,11 +187,9 @@ def _mask(tokens: torch.Tensor, given: dict[str, Any], count: int) -> torch.Tens
     return torch.cat((mask.new_ones(len(tokens), count), mask), dim=1)
 
 
-def _positions(backbone: Any, tokens: torch.Tensor, given: dict[str, Any]) -> torch.Tensor | None:
+def _positions(backbone: nn.Module, tokens: torch.Tensor, given: dict[str, Any]) -> torch.Tensor | None:
     """Those given, else as the backbone would count without virtual tokens; None where it has no such argument."""
-    if "position_ids" not in inspect.signature(backbone.forward).parameters:
-        return None
-    if given.get("position_ids") is not None:
-        found: torch.Tensor = given["position_ids"]
-        return found
-    return (torch.arange(tokens.shape[1], device=tokens.device) + first_position(backbone)[0])[None]
+    first, found = _virtual(backbone).first_position, given.get("position_ids")
+    if found is None and first is not None:
+        return (torch.arange(tokens.shape[1], device=tokens.device) + first)[None]
+    return found

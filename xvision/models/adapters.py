@@ -299,15 +299,29 @@ class RankSchedule:
         else:
             self._allocator.mask_using_rank_pattern(self._backbone, self._kept)
 
+    def before_step(self) -> None:
+        """To be called before each update, when the gradients of the loss are there and before they are clipped: adds that of
+        the penalty, by hand, so that neither accumulation nor several processes count it twice."""
+        weights = [weights for side in ("lora_A", "lora_B") for _, weights in self._of(side)]
+        for vectors, gradient in zip(weights, torch.autograd.grad(self.penalty(), weights), strict=True):
+            vectors.grad = gradient if vectors.grad is None else vectors.grad + gradient
+
     def penalty(self) -> torch.Tensor:
-        """How far the adapters' singular vectors are from orthogonal, a scalar to add to the loss: ranks are only comparable
-        when they are not copies of each other."""
-        terms = []
-        for name, weights in self._backbone.named_parameters():
-            if f"lora_A.{_NAME}" in name or f"lora_B.{_NAME}" in name:
-                product = weights @ weights.T if "lora_A" in name else weights.T @ weights
-                terms.append(torch.linalg.norm(product - torch.eye(len(product), device=product.device)))
+        """How far the adapters' singular vectors are from orthogonal: ranks are only comparable when they are not copies of
+        each other. A scalar, the mean of ‖PPᵀ - I‖ over all right and left vectors, times peft's weight for it."""
+        right = [weights @ weights.T for _, weights in self._of("lora_A")]
+        left = [weights.T @ weights for _, weights in self._of("lora_B")]
+        terms = [
+            torch.linalg.norm(product - torch.eye(len(product), device=product.device)) for product in right + left
+        ]
         return float(self.config.orth_reg_weight) * torch.stack(terms).mean()
+
+    def _of(self, part: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Matrix → its adapter's lora_A (rank, in), lora_B (out, rank) or lora_E (rank, 1)."""
+        for name, weights in self._backbone.named_parameters():
+            matrix, found, _ = name.partition(f".{part}.{_NAME}")
+            if found:
+                yield matrix, weights
 
     def spoken(self) -> str:
         """The schedule in words, for the report."""
@@ -316,11 +330,7 @@ class RankSchedule:
 
     def ranks(self) -> dict[str, int]:
         """Matrix → rank that its adapter has left."""
-        return {
-            name.partition(".lora_E")[0]: int(weights.count_nonzero())
-            for name, weights in self._backbone.named_parameters()
-            if f"lora_E.{_NAME}" in name
-        }
+        return {matrix: int(weights.count_nonzero()) for matrix, weights in self._of("lora_E")}
 
     def state(self) -> dict[str, torch.Tensor]:
         """What later cuts depend on; ``load_state`` takes it back."""

@@ -14,8 +14,10 @@ from xvision import codec
 from xvision.errors import ConfigError
 from xvision.models.adapter_parts import counters, layers_of, virtual_of
 from xvision.models.adapters import RankSchedule, adapter_weights, attach, misfit, read_adapter
+from xvision.models.huggingface import preprocessing_of
 from xvision.models.llm_backbone import seeded
 from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.tokens import layout_of
 from xvision.recipe import ADAPTERS, Policy, TrainingPlan
 
 FEWEST_STEPS = 10
@@ -34,14 +36,15 @@ class Applied:
     notes: tuple[str, ...] = ()
     schedule: RankSchedule | None = None
 
+    def before_step(self) -> None:
+        """To be called before each update, when all gradients are there and not yet clipped."""
+        if self.schedule is not None:
+            self.schedule.before_step()
+
     def after_step(self, step: int) -> None:
         """To be called after each update, counted from 1, while its gradients are still there."""
         if self.schedule is not None:
             self.schedule.after_step(step)
-
-    def penalty(self) -> torch.Tensor | None:
-        """A scalar that belongs into the loss, once per update; None for all policies but AdaLoRA."""
-        return None if self.schedule is None else self.schedule.penalty()
 
     def state(self) -> dict[str, torch.Tensor]:
         """What later steps depend on besides weights and optimiser; empty for all policies but AdaLoRA."""
@@ -214,6 +217,8 @@ def _notes(model: LlmImageClassifier, plan: TrainingPlan, schedule: RankSchedule
         yield f"the {len(config.text_ids)} kept words of the language model are trained with the read-out token"
     if policy not in (*ADAPTERS, "full") and config.adapter is not None:
         yield f"the classifier keeps the adapter it came with ({_spoken(config.adapter)})"
+    if policy in ("prefix", "prompt") and layout_of(model, preprocessing_of(config).input) is None:
+        yield f"the attention of {body} does not reach over image and virtual tokens: it cannot be read as a map"
     if schedule is not None:
         yield schedule.spoken()
         if plan.ema:

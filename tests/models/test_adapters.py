@@ -1,0 +1,419 @@
+"""Adapters: what each computes, in closed form; that they are saved with the classifier, merged where they can be, and
+refused where config.json asks for nonsense."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tests.models.builders import edit_config
+from xvision import codec
+from xvision.errors import MissingExtra, ModelError
+from xvision.models.adapters import Bottleneck, RankSchedule, adapter_weights, attach, merged, misfit, read_adapter
+from xvision.models.checkpoint import load_model, save_model
+from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
+from xvision.models.llm_classifier import LlmImageClassifier, preset
+
+PRESETS = ("tiny-qwen3", "tiny-llama", "tiny-gemma3", "tiny-gpt2", "tiny-bert")
+MODES: tuple[Any, ...] = ("causal", "bidirectional")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"kind": "lora", "rank": 3, "alpha": 6.0, "dropout": 0.0, "targets": []},
+    "dora": {"kind": "dora", "rank": 3, "alpha": 6.0, "dropout": 0.0, "targets": []},
+    "adalora": {"kind": "adalora", "rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": []},
+    "ia3": {"kind": "ia3", "targets": []},
+    "prefix": {"kind": "prefix", "virtual_tokens": 3},
+    "prompt": {"kind": "prompt", "virtual_tokens": 3},
+    "bottleneck": {"kind": "bottleneck", "width": 5},
+}
+MERGED = ("lora", "dora", "adalora", "ia3")
+KEPT = ("prefix", "prompt", "bottleneck")
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
+
+
+def images(count: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def adapted(kind: str, name: str = "tiny-qwen3", *, moved: bool = True, **changes: Any) -> LlmImageClassifier:
+    """A tiny classifier with an adapter, its weights moved away from where they do nothing."""
+    model = preset(name, **{"image_size": 16, "seed": 0, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        attach(model.backbone, read_adapter(SETTINGS[kind]))
+        model.config.adapter = dict(SETTINGS[kind])
+        with torch.no_grad():
+            for weights in adapter_weights(model.backbone) if moved else ():
+                weights.add_(0.3 * torch.randn_like(weights))
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: LlmImageClassifier, pixels: torch.Tensor | None = None) -> torch.Tensor:
+    found: torch.Tensor = model(images() if pixels is None else pixels).logits
+    return found
+
+
+def gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).detach().abs().max())
+
+
+@pytest.mark.parametrize("name", ["tiny-qwen3", "tiny-gpt2"])
+def test_lora_adds_a_scaled_product_of_two_thin_matrices(name: str) -> None:
+    layer: Any = next(part for part in adapted("lora", name).backbone.modules() if hasattr(part, "lora_A"))
+    base, down, up = layer.get_base_layer(), layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    entered = torch.randn(2, base.weight.shape[0] if name == "tiny-gpt2" else base.weight.shape[1])
+    assert down.shape[0] == up.shape[1] == 3
+    assert gap(layer(entered), base(entered) + 6 / 3 * entered @ down.T @ up.T) < 1e-5
+
+
+def test_dora_gives_every_row_of_the_sum_a_learned_length() -> None:
+    layer: Any = next(part for part in adapted("dora").backbone.modules() if hasattr(part, "lora_A"))
+    summed = layer.get_base_layer().weight + 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    lengths = layer.lora_magnitude_vector["default"].weight
+    entered = torch.randn(2, summed.shape[1])
+    assert gap(layer(entered), entered @ (lengths[:, None] * summed / summed.norm(dim=1, keepdim=True)).T) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["tiny-qwen3", "tiny-gpt2", "tiny-bert"])
+def test_ia3_scales_what_each_matrix_gives_bias_included(name: str) -> None:
+    layer: Any = next(part for part in adapted("ia3", name).backbone.modules() if hasattr(part, "ia3_l"))
+    base = layer.get_base_layer()
+    entered = torch.randn(2, base.weight.shape[0 if name == "tiny-gpt2" else 1])
+    assert gap(layer(entered), layer.ia3_l["default"].flatten() * base(entered)) < 1e-5
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_bottlenecks_stand_behind_attention_and_feed_forward_and_start_as_nothing(name: str) -> None:
+    model = adapted("bottleneck", name, moved=False)
+    places = [part for part, found in model.backbone.named_modules() if isinstance(found, Bottleneck)]
+    endings = {
+        "tiny-gpt2": ("attn.c_proj.bottleneck", "mlp.c_proj.bottleneck"),
+        "tiny-bert": ("attention.output.dense.bottleneck", "output.dense.bottleneck"),
+    }.get(name, ("self_attn.o_proj.bottleneck", "mlp.down_proj.bottleneck"))
+    assert len(places) == 4
+    assert all(place.endswith(endings[number % 2]) for number, place in enumerate(places))
+    assert gap(logits(model), logits(preset(name, image_size=16, seed=0))) == 0.0
+    with torch.no_grad():
+        for weights in adapter_weights(model.backbone):
+            weights.add_(0.3 * torch.randn_like(weights))  # a constant would not get through a LayerNorm
+    assert gap(logits(model), logits(preset(name, image_size=16, seed=0))) > 1e-2
+
+
+def test_bottleneck_is_down_gelu_up_and_added() -> None:
+    linear = next(part for part in adapted("bottleneck").backbone.modules() if hasattr(part, "bottleneck"))
+    weights, down, up = linear.weight, linear.bottleneck.down, linear.bottleneck.up
+    entered = torch.randn(2, weights.shape[1])
+    plain = entered @ weights.T
+    narrow = F.gelu(plain @ down.weight.T + down.bias)
+    assert narrow.shape == (2, 5)
+    assert gap(linear(entered), plain + narrow @ up.weight.T + up.bias) < 1e-5
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", MODES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_prompt_equals_the_backbone_given_the_longer_sequence(name: str, attention: Any, implementation: str) -> None:
+    model = adapted("prompt", name, attention=attention)
+    plain = preset(name, image_size=16, attention=attention, seed=0)
+    model.set_attn_implementation(implementation)
+    plain.set_attn_implementation(implementation)
+    tokens = torch.randn(2, 5, 64)
+    rows = model.backbone.virtual.embedding.weight
+    given = torch.cat((rows.expand(2, -1, -1), tokens), dim=1)
+    mask, places = torch.ones(2, 8, dtype=torch.long), torch.tensor([[0, 0, 0, 0, 1, 2, 3, 4]])
+    with torch.no_grad():
+        expected = plain.backbone(inputs_embeds=given, attention_mask=mask, position_ids=places).last_hidden_state
+        found = model.backbone(inputs_embeds=tokens).last_hidden_state
+    assert found.shape == (2, 5, 64)
+    assert gap(found, expected[:, 3:]) < 1e-6
+    assert gap(found, plain.backbone(inputs_embeds=tokens).last_hidden_state) > 1e-2
+
+
+def first_attention(model: LlmImageClassifier) -> torch.Tensor:
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        found: torch.Tensor = model(images(), output_attentions=True).attentions
+    return found
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+@pytest.mark.parametrize("attention", MODES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_virtual_tokens_are_seen_by_all_and_leave_the_others_in_their_places(
+    name: str, attention: Any, kind: str
+) -> None:
+    """In the first layer, tokens look at each other as they did without virtual ones, but for the share these take."""
+    plain = first_attention(preset(name, image_size=16, attention=attention, seed=0))
+    found = first_attention(adapted(kind, name, attention=attention))
+    assert found[0].shape == (2, 4, 8, 8)
+    own = found[0][..., 3:, 3:]
+    assert gap(own / own.sum(dim=-1, keepdim=True), plain[0]) < 1e-5
+    assert (found[-1][..., 3:, :3] > 0).all()
+    if kind == "prefix":
+        assert torch.equal(found[0][..., :3, :], torch.eye(3, 8).expand(2, 4, 3, 8))
+    else:
+        assert bool((found[-1][..., :3, 3:] > 0).any()) == (attention == "bidirectional")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_prefix_gives_keys_and_values_of_every_layer_and_head(name: str) -> None:
+    """A score is linear in its key: how often a token is read, over how often one with a key of zeros is, is exp(q·k)."""
+    model = adapted("prefix", name)
+    heads = 4 if name in ("tiny-gpt2", "tiny-bert") else 2
+    stored = model.backbone.virtual.embedding.weight.data.view(3, 2, 2, heads, 16)  # token, layer, key or value, head
+    stored[:] = 0.0
+    base = logits(model)
+    for layer, head in ((0, 0), (0, heads - 1), (1, 0), (1, heads - 1)):
+        stored[0, layer, 1, head] = 2.0
+        assert gap(logits(model), base) > 1e-4
+        stored[0, layer, 1, head] = 0.0
+    key = torch.randn(16)
+    stored[2, -1, 0, 1], stored[1, -1, 0, 1] = 2 * key, key
+    scores = first_attention(model)[-1][:, :, 3:, :3].log()
+    once, twice = scores[..., 1] - scores[..., 0], scores[..., 2] - scores[..., 0]
+    assert gap(twice, 2 * once) < 1e-5
+    read = (1,) if heads == 4 else (2, 3)  # with two heads of keys, queries 2 and 3 share the second
+    assert tuple(head for head in range(4) if once[:, head].abs().max() > 1e-2) == read
+    assert tuple(head for head in range(4) if once[:, head].any()) == read
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_virtual_tokens_stand_before_a_text_and_its_padding_changes_nothing(kind: str) -> None:
+    for name in ("tiny-qwen3", "tiny-gpt2", "tiny-bert"):
+        model = adapted(kind, name, text_tokens=4, texts=["fever and cough"])
+        short = torch.tensor([[2, 3], [3, 1]])
+        long = torch.cat((torch.full((2, 2), -1), short), dim=1)
+        with torch.no_grad():
+            read = model(images(), text=short).logits
+            assert gap(model(images(), text=long).logits, read) < 1e-5
+            assert gap(logits(model), read) > 1e-4
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_copy_is_independent_of_the_original(kind: str) -> None:
+    model = adapted(kind)
+    before, twin = logits(model), copy.deepcopy(model)
+    assert gap(logits(twin), before) == 0.0
+    with torch.no_grad():
+        for weights in adapter_weights(twin.backbone):
+            weights.add_(torch.randn_like(weights))
+    assert gap(logits(twin), before) > 1e-3
+    assert gap(logits(model), before) == 0.0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("kind", MERGED)
+def test_merged_is_a_plain_classifier_with_the_same_logits(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(kind, name)
+    plain, before = merged(model), logits(model)
+    assert gap(logits(plain), before) < 1e-5
+    assert gap(logits(preset(name, image_size=16, seed=0)), before) > 1e-2
+    assert plain.config.adapter is None
+    assert set(plain.state_dict()) == set(preset(name, image_size=16, seed=0).state_dict())
+    assert gap(logits(model), before) == 0.0
+    save_model(plain, tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    loaded = load_model(tmp_path / "model", device="cpu")
+    assert gap(loaded.module(images()).logits, logits(plain)) == 0.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_adapters_without_a_merged_form_stay(kind: str) -> None:
+    model = adapted(kind)
+    twin = merged(model)
+    assert twin is not model
+    assert twin.config.adapter == SETTINGS[kind]
+    assert gap(logits(twin), logits(model)) == 0.0
+    plain = preset("tiny-qwen3", image_size=16, seed=0)
+    assert gap(logits(merged(plain)), logits(plain)) == 0.0
+
+
+def test_weights_that_are_not_finite_are_not_merged() -> None:
+    model = adapted("lora")
+    next(adapter_weights(model.backbone)).data.fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"The adapter of layers\.0\.self_attn\.q_proj cannot be merged \(NaNs"):
+        merged(model)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_saved_in_one_file_and_loaded_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    model = adapted(kind)
+    save_model(model, tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip
+    loaded = load_model(tmp_path / "model", device="cpu")
+    assert gap(loaded.module(images()).logits, logits(model)) == 0.0  # type: ignore[attr-defined]
+    assert loaded.fingerprint == adapt(model, preprocessing_of(model.config), source="").fingerprint
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "prefix", "prompt"])
+def test_loading_without_peft_names_the_extra(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(adapted(kind), tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=rf"The adapter '{kind}' needs .*pip install 'xvision\[peft\]'"):
+        load_model(tmp_path / "model", device="cpu")
+
+
+def test_bottlenecks_do_not_need_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(adapted("bottleneck"), tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    load_model(tmp_path / "model", device="cpu")
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("attention", MODES)
+def test_attention_and_pixel_gradients_of_an_adapted_model(kind: str, attention: Any) -> None:
+    model = adapted(kind, attention=attention)
+    classifier = adapt(model, preprocessing_of(model.config), source="here")
+    assert isinstance(classifier, HuggingFaceAttentionClassifier)
+    pixels = torch.rand(2, 1, 16, 16, requires_grad=True)
+    found = classifier.attention(pixels)
+    virtual = ("virtual",) * SETTINGS[kind].get("virtual_tokens", 0)
+    assert found.tokens.names == (*virtual, "image", "image", "image", "image", "readout")
+    assert gap(found.logits, classifier.logits(pixels)) < 1e-5
+    for layer in found.weights:
+        assert gap(layer.sum(dim=-1), torch.ones(())) < 1e-5
+        assert not layer[..., torch.from_numpy(~found.tokens.allowed)].any()
+    torch.autograd.grad(found.weights[0].square().sum(), pixels, retain_graph=True)
+    (gradient,) = torch.autograd.grad(classifier.logits(pixels)[:, 1].sum(), pixels)
+    assert (gradient != 0).any(dim=(1, 2, 3)).all()
+    assert model.get_input_embeddings() is model.backbone.get_input_embeddings()
+    shuffled = classifier.randomised(0)
+    assert gap(shuffled.logits(pixels), classifier.logits(pixels)) > 1e-4
+
+
+def test_a_window_shorter_than_all_tokens_has_no_attention_map() -> None:
+    model = adapted("prompt", "tiny-gemma3")
+    assert model.config.text_config.sliding_window < 8
+    assert not isinstance(adapt(model, preprocessing_of(model.config), source=""), HuggingFaceAttentionClassifier)
+
+
+HOSTILE: dict[str, tuple[object, str]] = {
+    "text": ("lora", r"adapter is 'lora'"),
+    "list": ([1], r"adapter is \[1\]"),
+    "no kind": ({"rank": 8}, "kind"),
+    "unknown kind": ({"kind": "pickle"}, "pickle"),
+    "list as kind": ({"kind": ["lora"]}, "kind"),
+    "unknown key": ({**SETTINGS["prefix"], "base_model_name_or_path": "x"}, r"unknown key 'prefix\.base_model"),
+    "key of another kind": ({**SETTINGS["prompt"], "rank": 2}, "rank"),
+    "missing key": ({"kind": "lora", "rank": 2}, "alpha"),
+    "huge rank": ({**SETTINGS["lora"], "rank": 10**15}, "rank is 1000000000000000"),
+    "no rank": ({**SETTINGS["lora"], "rank": 0}, "rank is 0"),
+    "rank wider than the body": ({**SETTINGS["lora"], "rank": 65}, "rank is 65 but the backbone is 64 wide"),
+    "true as rank": ({**SETTINGS["lora"], "rank": True}, "rank"),
+    "text as rank": ({**SETTINGS["dora"], "rank": "8"}, "rank"),
+    "infinite alpha": ({**SETTINGS["lora"], "alpha": float("inf")}, "alpha"),
+    "no alpha": ({**SETTINGS["adalora"], "alpha": -1.0}, "alpha is -1"),
+    "dropout of all": ({**SETTINGS["lora"], "dropout": 1.0}, "dropout is 1"),
+    "pattern as targets": ({**SETTINGS["lora"], "targets": ".*"}, "targets"),
+    "pattern in targets": ({**SETTINGS["lora"], "targets": ["(a+)+$"]}, "which is no name of a module"),
+    "long target": ({**SETTINGS["ia3"], "targets": ["a" * 201]}, "which is no name of a module"),
+    "many targets": ({**SETTINGS["ia3"], "targets": ["a"] * 5000}, "targets holds 5000 names"),
+    "target that is not there": ({**SETTINGS["lora"], "targets": ["proj"]}, "names 'proj', which no linear layer"),
+    "many tokens": ({**SETTINGS["prefix"], "virtual_tokens": 10**9}, "virtual_tokens is 1000000000"),
+    "no tokens": ({**SETTINGS["prompt"], "virtual_tokens": 0}, "virtual_tokens is 0"),
+    "wide bottleneck": ({"kind": "bottleneck", "width": 65}, "width is 65 but the backbone itself is 64 wide"),
+    "negative width": ({"kind": "bottleneck", "width": -1}, "width is -1"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_settings_from_a_foreign_checkpoint_are_checked(case: str, tmp_path: Path) -> None:
+    value, message = HOSTILE[case]
+    save_model(preset("tiny-qwen3", image_size=16, seed=0), tmp_path / "model")
+    edit_config(tmp_path / "model", adapter=value)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(tmp_path / "model", device="cpu")
+    assert "config.json: adapter" in str(caught.value)
+
+
+def test_an_adapter_without_its_weights_is_refused(tmp_path: Path) -> None:
+    save_model(preset("tiny-qwen3", image_size=16, seed=0), tmp_path / "model")
+    edit_config(tmp_path / "model", adapter=SETTINGS["prompt"])
+    with pytest.raises(ModelError, match=r"lacks 1 weights .*virtual"):
+        load_model(tmp_path / "model", device="cpu")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["kind", "rank", "x"]), inner, max_size=3)
+        ),
+        max_leaves=5,
+    )
+)
+def test_no_settings_end_in_a_traceback(data: object) -> None:
+    with pytest.raises(ModelError):
+        read_adapter(data)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_settings_survive_json(kind: str) -> None:
+    assert codec.plain(read_adapter(SETTINGS[kind])) == SETTINGS[kind]
+
+
+def test_only_the_named_matrices_are_adapted_and_nothing_with_a_longer_name() -> None:
+    model = preset("tiny-qwen3", image_size=16, seed=0)
+    settings = read_adapter({**SETTINGS["lora"], "targets": ["q_proj", "layers.1.mlp.down_proj"]})
+    assert misfit(model.backbone, settings) is None
+    attach(model.backbone, settings)
+    touched = {name for name, part in model.backbone.named_modules() if hasattr(part, "lora_A")}
+    assert touched == {"layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj", "layers.1.mlp.down_proj"}
+
+
+def schedule(steps: int) -> tuple[LlmImageClassifier, RankSchedule]:
+    model = adapted("adalora")
+    settings = read_adapter(SETTINGS["adalora"])
+    return model, RankSchedule(model.backbone, settings, steps)  # type: ignore[arg-type]  # it is a LowRank
+
+
+def test_penalty_of_adalora_and_its_gradient_are_those_of_the_paper() -> None:
+    model, ranks = schedule(20)
+    parts = [
+        (layer.lora_A["default"], layer.lora_B["default"])
+        for layer in model.backbone.modules()
+        if hasattr(layer, "lora_E")
+    ]
+    terms = [torch.linalg.norm(right @ right.T - torch.eye(3)) for right, _ in parts]
+    terms += [torch.linalg.norm(left.T @ left - torch.eye(3)) for _, left in parts]
+    expected = 0.5 * torch.stack(terms).mean()
+    assert gap(ranks.penalty(), expected) < 1e-6
+    right = parts[0][0]
+    (gradient,) = torch.autograd.grad(expected, right)
+    right.grad = torch.ones_like(right)
+    ranks.before_step()
+    assert right.grad is not None
+    assert gap(right.grad, 1 + gradient) < 1e-6
+
+
+def test_cuts_stay_cut_after_the_last_one() -> None:
+    model, ranks = schedule(10)
+    for step in range(1, 11):
+        model.zero_grad()
+        model(images(), labels=torch.tensor([0, 1])).loss.backward()
+        with torch.no_grad():
+            for weights in adapter_weights(model.backbone):
+                weights.sub_(0.1 * weights.grad + 0.01)  # moves the cut ones away from zero too
+        ranks.after_step(step)
+        if step == ranks.last:
+            cut = {name for name, rank in ranks.ranks().items() if rank < 3}
+            total = sum(ranks.ranks().values())
+    assert total == 2 * len(ranks.ranks())  # what the settings say may be kept, on average
+    assert cut
+    assert sum(ranks.ranks().values()) == total
