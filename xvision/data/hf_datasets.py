@@ -187,7 +187,7 @@ def _names(path: Path, key: str) -> list[str]:
         [item.get("filename") if isinstance(item, dict) else item for item in items] if isinstance(items, list) else []
     )
     if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path} lists nothing under {key!r}: save the data set again with save_to_disk.")
+        raise DataError(f"{path} lists nothing under {key!r}: the data set is empty or damaged, save it again.")
     return [str(name) for name in names]
 
 
