@@ -93,8 +93,9 @@ def _language_model(module: LlmImageClassifier, text: int) -> Layout | None:
     side = config.image_size // config.patch_size
     last = config.readout == "last"
     return Layout(
-        ("text",) * text, side, side, _pair(config.patch_size), ("readout",) if last else (), "readout" if last else "patches",
-        causal=config.attention == "causal",
+        ("virtual",) * virtual + ("text",) * text, side, side, _pair(config.patch_size), ("readout",) if last else (),
+        "readout" if last else "patches", causal=config.attention == "causal",
+        sources=virtual if virtual and config.adapter["kind"] == "prefix" else 0,
     )  # fmt: skip
 
 
