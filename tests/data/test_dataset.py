@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from xvision.data.dataset import AuditDataset
+from xvision.data.images import fit
 from xvision.data.manifest import load_data
 from xvision.data.sources import ArraySource
 from xvision.errors import ConfigError, DataError
@@ -72,6 +74,70 @@ def test_labels_are_names_or_positions_and_names_win() -> None:
 def test_an_unknown_label_names_case_value_and_nearest_class(labels: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         made(label=labels).label_codes(["well", "sick"])
+
+
+def several(*cells: str) -> AuditDataset:
+    return replace(made(label=list(cells)), multilabel=True)
+
+
+def test_findings_and_their_matrix() -> None:
+    data = several("cyst|oedema", "", "oedema", "air")
+    assert data.findings == ("air", "cyst", "oedema")
+    assert data.subset(["b", "c"]).findings == ("oedema",)
+    matrix = data.label_matrix(["oedema", "air", "cyst", "shadow"])
+    np.testing.assert_array_equal(matrix, [[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(
+        several("1|0", "", "2", "0").label_matrix(["x", "0", "y"]), [[0, 1, 0], [0] * 3, [0, 0, 1], [0, 1, 0]]
+    )
+    with pytest.raises(
+        DataError, match=r"Case 'a' has the finding 'oedema', .* \(2 of 4 cases have it\). Did you mean 'edema'"
+    ):
+        data.label_matrix(["edema", "air", "cyst"])
+
+
+def test_one_finding_is_a_binary_view() -> None:
+    data = several("cyst|oedema", "", "oedema", "cyst")
+    view = data.finding("cyst")
+    assert view.table["label"].tolist() == ["cyst", "no cyst", "no cyst", "cyst"]
+    assert not view.multilabel
+    np.testing.assert_array_equal(view.label_codes(["no cyst", "cyst"]), [1, 0, 0, 1])
+    pd.testing.assert_frame_equal(view.table.drop(columns="label"), data.table.drop(columns="label"))
+    assert view.groups == data.groups
+    np.testing.assert_array_equal(view.pixels(IDS, SPEC), PIXELS)
+    marked = replace(data, table=data.table.assign(mask=["m", "", "", ""]))
+    np.testing.assert_array_equal(marked.finding("oedema").masks(["a"], SPEC), MASKS[:1])
+    assert data.finding("oedema").audited.ids == ("c", "d")
+    with pytest.raises(DataError, match=r"No case has the finding 'cysts'. Did you mean 'cyst'"):
+        data.finding("cysts")
+
+
+def test_fingerprints_tell_findings_and_kinds_of_labels_apart() -> None:
+    data = several("a|b", "", "a|b", "a|b")
+    seen = {part.fingerprint for part in (data, data.finding("a"), data.finding("b"), replace(data, multilabel=False))}
+    assert len(seen) == 4
+
+
+def test_labels_are_classes_or_findings_but_not_both() -> None:
+    with pytest.raises(
+        DataError, match=r"several findings at once, .* choose one finding \(decision.positive .* Found: a, b"
+    ):
+        several("a|b", "", "a", "b").label_codes(["a", "b"])
+    for use in (lambda: made().findings, lambda: made().finding("sick"), lambda: made().label_matrix(["sick"])):
+        with pytest.raises(DataError, match="These labels name one class each, no findings: set multilabel = true"):
+            use()
+
+
+def test_whole_numbers_in_memory_are_scaled() -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (4, 3, 6, 5), dtype=np.uint8)
+    source = ArraySource(IDS, levels)
+    floats = ArraySource(IDS, levels.astype(np.float32) / np.float32(255))
+    for spec in (InputSpec(3, 6, 5), InputSpec(1, 6, 5), InputSpec(3, 9, 4), InputSpec(1, 3, 3)):
+        np.testing.assert_array_equal(source.pixels(["d", "a"], spec), floats.pixels(["d", "a"], spec))
+        one_by_one = [fit(levels[row].astype(np.float32) / np.float32(255), spec) for row in (3, 0)]
+        np.testing.assert_array_equal(source.pixels(["d", "a"], spec), np.stack(one_by_one))
+    with pytest.raises(DataError, match="The model wants 4 channels"):
+        source.pixels(["a"], InputSpec(4, 6, 5))
 
 
 def test_masks_are_given_only_where_the_table_promises_one() -> None:

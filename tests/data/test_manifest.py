@@ -153,6 +153,32 @@ def test_a_group_of_many_numbers_must_be_binned(tmp_path: Path) -> None:
     assert load_data(manifest(tmp_path, "id,image,label,age\n" + coded), groups=["age"]).groups == ("age",)
 
 
+def test_a_label_may_name_several_findings(tmp_path: Path) -> None:
+    cells = ["b|a", " a | b |a", "", "None", "no finding", "normal", "No Finding"]
+    text = "id,image,label\n" + "".join(f"{row},a.png,{cell}\n" for row, cell in enumerate(cells))
+    data = load_data(manifest(tmp_path, text), multilabel=True)
+    assert data.multilabel
+    assert data.table["label"].tolist() == ["a|b", "a|b", "", "", "", "normal", ""]
+    assert data.findings == ("a", "b", "normal")
+    assert load_data(manifest(tmp_path, "image,label\na.png,a|b\n")).table["label"].tolist() == ["a|b"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("?", "manifest.csv row 3 has no label, and so have 0 further rows"),
+        ("unknown", "manifest.csv row 3 has no label"),
+        ("a|", "manifest.csv row 3 has an empty name between the separators of 'a|': remove the separator"),
+        ("|", "has an empty name between the separators of '|'"),
+        ("a||b", "has an empty name"),
+        ("a|None", "manifest.csv row 3 says in 'a|None' that there is none and names a finding: decide for one"),
+        ("a|?", "manifest.csv row 3 says in 'a|?' that something is not known and names a finding"),
+    ],
+)
+def test_findings_that_cannot_be_used(tmp_path: Path, cell: str, message: str) -> None:
+    assert message in refusal(tmp_path, f"image,label\na.png,x\nb.png,{cell}\n", multilabel=True)
+
+
 ROWS: Mapping[str, tuple[str, str]] = {
     "no rows": ("image,label\n", "has no data rows"),
     "nothing": ("", "has no data rows"),

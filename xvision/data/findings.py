@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 SEPARATOR = "|"
 NOTHING = frozenset({"", "none", "no finding"})
+# "none" is not among them: "device: none" is a finding, not a gap.
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "unknown", "?"})
 
 
 def fault(cell: str) -> str:
@@ -20,6 +22,8 @@ def fault(cell: str) -> str:
         return f"has an empty name between the separators of {cell!r}: remove the separator or fill in the name"
     if len(names) > 1 and any(name.lower() in NOTHING for name in names):
         return f"says in {cell!r} that there is none and names a finding: decide for one"
+    if len(names) > 1 and any(name.lower() in MISSING for name in names):
+        return f"says in {cell!r} that something is not known and names a finding: correct it or remove the row"
     return ""
 
 

@@ -17,8 +17,7 @@ from xvision.data.sheets import SPLITS, STANDARD, Row, Sheet, read_csv, read_fol
 from xvision.data.sources import Box, FileSource, parse_box
 from xvision.errors import ConfigError, DataError, nearest
 
-# "none" is not among them: "device: none" is a finding, not a gap.
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "unknown", "?"})
+MISSING = findings.MISSING
 MAX_NUMERIC_LEVELS = 8
 
 
