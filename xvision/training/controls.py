@@ -122,20 +122,27 @@ def _said(found: Any) -> str:
 
 
 def stem_only(model: LlmImageClassifier) -> LlmImageClassifier:
-    """A new classifier of the same shape whose body has no layers: patches → stem → positions → mean → head."""
+    """A new classifier of the same shape whose body has no layers: patches → stem → positions → mean → head.
+
+    Nothing in it lets one patch know of another, and it reads no text.
+    """
     config = deepcopy(model.config)
     body = config.text_config
     body.num_hidden_layers = 0
     if getattr(body, "layer_types", None):
         body.layer_types = []
-    config.readout, config.head = "mean", "linear"
-    config.label_words = None
+    config.readout, config.head, config.label_words, config.adapter = "mean", "linear", None, None
+    config.text_tokens, config.text_ids = 0, None
     return _seeded(config, 0)
 
 
 def random_body(model: LlmImageClassifier, seed: int) -> LlmImageClassifier:
     """A new classifier of the same shape; nothing in it was ever trained."""
-    return _seeded(deepcopy(model.config), seed)
+    config = deepcopy(model.config)
+    config.adapter = None
+    new = _seeded(config, seed)
+    new.vocabulary = model.vocabulary
+    return new
 
 
 def pixel_logits(train: Arrays, images: Arrays, classes: int, seed: int) -> np.ndarray:
@@ -192,30 +199,34 @@ def _pixels(setting: _Setting, classes: int) -> Control:
 
 def _trained_controls(setting: _Setting, backbone: BackbonePlan, build: Build) -> Iterator[Control]:
     started, seed = build(), setting.plan.seed
-    yield _trained(setting, "stem only", stem_only(started), "full")
+    blind = "reads no text" if started.config.text_tokens else ""
+    yield _trained(_without_text(setting), "stem only", stem_only(started), "full", note=blind)
     yield _trained(setting, "frozen random body", random_body(started, seed), "fpt")
     source = "an earlier checkpoint" if backbone.start else backbone.pretrained and "a pretrained language model"
     if source:
         yield _trained(setting, "frozen pretrained body", started, "fpt", note=f"body of {source}")
 
 
+def _without_text(setting: _Setting) -> _Setting:
+    train, validation, test = (part._replace(text=None) for part in (setting.train, setting.validation, setting.test))
+    return replace(setting, train=train, validation=validation, test=test)
+
+
 def _trained(
     setting: _Setting, name: ControlName, model: LlmImageClassifier, policy: Policy, *, note: str = ""
 ) -> Control:
-    """One control through the loop; one that diverges is a row with the reason, not the end of the training."""
+    """One control through the loop; one that cannot be trained is a row with the reason, not the end of the training."""
     progress = setting.progress
     told = None if progress is None else lambda step: progress(name, step)
-    out = setting.folder / name.replace(" ", "-")
+    plan, out = replace(setting.plan, policy=policy), setting.folder / name.replace(" ", "-")
     try:
-        summary = finetune(
-            model, setting.train, setting.validation, replace(setting.plan, policy=policy), out, progress=told
-        )
+        summary = finetune(model, setting.train, setting.validation, plan, out, progress=told)
     except ModelError as problem:
         missing = figure(not_estimable(f"its training failed: {str(problem).split(';')[0][:120]}"))
         return Control(name, missing, missing, Change("auroc", missing), 0, note)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    logits = predict(model, setting.test, setting.plan)
+    logits = predict(model, setting.test, plan)
     return setting.row(name, logits, trained=summary.trained_parameters, note=note)
 
 
