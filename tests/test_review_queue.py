@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
+from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan, SplitPlan
 from xvision.data.manifest import load_data
 from xvision.engine import Progress
 from xvision.errors import ConfigError, DataError, RunError
@@ -24,9 +24,24 @@ from xvision.methods.pseudo_labels import precision_limit
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.llm_classifier import preset
 from xvision.models.protocols import EmbeddingClassifier
+from xvision.recipe import BackbonePlan, TrainingPlan
 from xvision.training.review_queue import review_queue
+from xvision.training.run import finetune_plan
 
 CLASSES = ("clear", "spot")
+
+
+class Quiet:
+    """A console that shows nothing."""
+
+    def update(self, title: str, done: float, total: float, note: str = "") -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def say(self, sentence: str) -> None:
+        """Nothing."""
 
 
 class World(NamedTuple):
@@ -331,7 +346,7 @@ def test_one_finding_of_a_multilabel_model(world: World, tmp_path: Path) -> None
     queue = read(tmp_path / "out" / "queue.csv")
     assert set(queue["label"]) | set(queue["decision"]) == {"no spot", "spot"}
     assert set(read(tmp_path / "out" / "label_issues.csv")["given"]) == {"no spot", "spot"}
-    with pytest.raises(ConfigError, match="the model finds line, spot side by side: name one of them"):
+    with pytest.raises(ConfigError, match=r"name one as decision\.positive, of line, spot"):
         review_queue(replace(plan, decision=DecisionPlan()), tmp_path / "other")
     with pytest.raises(ConfigError, match="pseudo-labels are for models with one label per image"):
         review_queue(plan, tmp_path / "other", unlabelled=world.unlabelled, pseudo_precision=0.9)
@@ -353,6 +368,43 @@ def test_what_cannot_be_asked_is_refused(
     with pytest.raises(ConfigError, match=message):
         review_queue(world.plan, tmp_path / "out", **options)  # type: ignore[arg-type]  # options by name
     assert not (tmp_path / "out").exists()
+
+
+def test_predictions_alone_make_a_queue(world: World, tmp_path: Path) -> None:
+    table = read(Path(world.plan.data.path))
+    share = np.random.default_rng(0).random(len(table))
+    predictions = pd.DataFrame({"image": table["image"], "prob:clear": 1 - share, "prob:spot": share})
+    predictions.to_csv(tmp_path / "predictions.csv", index=False)
+    table.to_csv(tmp_path / "manifest.csv", index=False)  # without images beside it
+    data = replace(world.plan.data, path=str(tmp_path / "manifest.csv"))
+    plan = replace(world.plan, data=data, model=ModelPlan(str(tmp_path / "predictions.csv")))
+    report = review_queue(plan, tmp_path / "out", size=500, per_patient=1)
+    queue = read(tmp_path / "out" / "queue.csv")
+    held = table["split"] != "train"
+    nearest = table["image"][held].to_numpy()[np.abs(share[held] - 0.5).argmin()]
+    assert queue["id"][0] == nearest
+    assert "Label issues: not estimable (the model has no embeddings that can be read)" in str(report)
+
+
+def test_splits_are_made_where_the_plan_asks(world: World, tmp_path: Path) -> None:
+    table = read(Path(world.plan.data.path)).drop(columns="split")
+    data = replace(world.plan.data, path=str(copied(world, tmp_path / "known", table, "known")), split=SplitPlan())
+    report = review_queue(replace(world.plan, data=data), tmp_path / "out", size=5)
+    assert report.splits == ("test", "validation")
+    assert report.pool == pytest.approx(280, abs=10)
+
+
+def test_the_joined_manifest_can_be_trained_on(world: World, tmp_path: Path) -> None:
+    review_queue(world.plan, tmp_path / "out", unlabelled=world.unlabelled, pseudo_precision=0.9)
+    plan = replace(
+        world.plan,
+        data=replace(world.plan.data, path=str(tmp_path / "out" / "training.csv")),
+        model=ModelPlan(str(tmp_path / "tuned"), device="cpu"),
+        backbone=BackbonePlan(image_size=16, patch_size=4),
+        training=TrainingPlan(epochs=1, controls=False),
+    )
+    finetune_plan(plan, console=Quiet())
+    assert load_model(tmp_path / "tuned", device="cpu").classes == CLASSES
 
 
 def test_other_content_is_never_overwritten(world: World, tmp_path: Path) -> None:

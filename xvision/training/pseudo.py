@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from xvision.data.dataset import AuditDataset
 from xvision.errors import ConfigError, DataError
 from xvision.methods.pseudo_labels import Floor, confidence_floor
 from xvision.training.queue_files import OWN, bring_images, is_formula, manifest_rows, own_names, write_table
-from xvision.training.queue_scores import Question, Scored
+from xvision.training.queue_scores import Scored
 
 EVERYONE = "everyone"
 Cell = tuple[str, str]
@@ -52,13 +52,9 @@ class PseudoLabels:
         return "\n".join([*lines, *([f"  {self.note}"] if self.note else [])])
 
 
-def check_pseudo(question: Question, labelled: AuditDataset) -> None:
+def check_pseudo(classes: Sequence[str], labelled: AuditDataset) -> None:
     """Refuses what pseudo-labels cannot be made for, before the model is run."""
-    if question.finding is not None:
-        raise ConfigError(
-            "pseudo-labels are for models with one label per image; this model finds several side by side."
-        )
-    for name in question.classes:
+    for name in classes:
         if is_formula(name):
             raise ConfigError(
                 f"the class {name!r} starts with a sign that spreadsheets take for a formula, so pseudo-labels of it "
@@ -87,7 +83,8 @@ def choose(known: Scored, asked: Scored, *, precision: float, column: str | None
     for cell, floor in floors.items():
         limits[_members(asked, column, cell)] = np.inf if floor.value is None else floor.value
     seen = np.isin(asked.patients, judged.patients) & asked.data.patients_declared
-    same = np.isin(_digests(asked.data), _digests(judged.data)) & ~seen
+    images = _digests(asked.data)
+    same = np.isin(images, _digests(judged.data)) & (images != "") & ~seen
     free, sure = ~seen & ~same, asked.confidence >= limits
     left = {
         "their patient is in the validation or test split": int(seen.sum()),

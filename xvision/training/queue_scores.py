@@ -10,26 +10,20 @@ import torch
 
 from xvision.config import DecisionPlan
 from xvision.data.dataset import AuditDataset
+from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Rows, Work
 from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
+from xvision.models.predictions import PredictionsClassifier
 from xvision.models.protocols import Classifier
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the model: classes and the deployed decision. finding: its output, for a multi-label model."""
+    """What is asked of the model: classes and the deployed decision."""
 
     classes: tuple[str, ...]
     decision: Decision
-    finding: int | None = None
-
-    def logits(self, outputs: np.ndarray) -> np.ndarray:
-        """Logits (N, K) of the classes from the model's outputs; a finding against its absence has two."""
-        if self.finding is None:
-            return outputs
-        own = outputs[:, self.finding]
-        return np.stack([np.zeros_like(own), own], axis=1)
 
 
 @dataclass(frozen=True)
@@ -72,41 +66,36 @@ class Scored:
 
 
 def question_of(model: Classifier, plan: DecisionPlan) -> Question:
-    """The deployed decision, at one half where no threshold is declared. Raises ConfigError for what does not fit the model."""
-    if model.access == "scores":
-        raise ConfigError("a review queue asks the model about images; stored predictions cannot answer: name a model as model.path.")
-    several = model.task == "multilabel"
-    if several and plan.positive is None:
+    """The deployed decision, at one half where no threshold is declared; the model is no longer multi-label.
+
+    Raises ConfigError for a class or a threshold that does not fit the model.
+    """
+    classes = model.classes
+    if plan.positive is not None and plan.positive not in classes:
         raise ConfigError(
-            f"the model finds {', '.join(model.classes)} side by side: name one of them as decision.positive."
+            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, classes)}"
         )
-    if plan.positive is not None and plan.positive not in model.classes:
-        raise ConfigError(
-            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, model.classes)}"
-        )
-    threshold = 0.5 if plan.threshold is None else plan.threshold
-    if several and plan.positive is not None:
-        classes = (f"no {plan.positive}", plan.positive)
-        return Question(classes, Decision(1, threshold, plan.threshold is not None), model.classes.index(plan.positive))
-    if len(model.classes) > 2:
+    if len(classes) > 2:
         if plan.threshold is not None:
-            raise ConfigError(f"decision.threshold is for two classes; this model has {len(model.classes)}. Remove it.")
-        return Question(model.classes, Decision(None, None, True))
-    positive = 1 if plan.positive is None else model.classes.index(plan.positive)
+            raise ConfigError(f"decision.threshold is for two classes; this model has {len(classes)}. Remove it.")
+        return Question(classes, Decision(None, None, True))
+    positive = 1 if plan.positive is None else classes.index(plan.positive)
     declared = plan.positive is not None and plan.threshold is not None
-    return Question(model.classes, Decision(positive, threshold, declared))
+    return Question(classes, Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared))
 
 
 def score(
     model: Classifier, data: AuditDataset, question: Question, engine: Engine, *, seed: int, embed: bool
 ) -> Scored:
     """The model on every case, in parts that survive an interruption. embed: read embeddings too, a second pass."""
-    # Asking isinstance of the protocol would read every property, and hash all weights.
+    if isinstance(model, PredictionsClassifier):
+        return Scored(data, question, model.predicted(names_of(model, data)), None)
+    # Asking isinstance of a protocol would read every property, and hash all weights.
     has_embeddings = embed and hasattr(type(model), "embed")
     ids = tuple(str(name) for name in data.table.index)
     work = Work(
         name="review queue",
-        measure=_with_embeddings if has_embeddings else _outputs,
+        measure=_with_embeddings if has_embeddings else _logits,
         model=model,
         data=data,
         ids=ids,
@@ -116,15 +105,14 @@ def score(
         fingerprints=(model.fingerprint, data.fingerprint),
     )
     rows = engine.map(work)
-    outputs = rows["outputs"].astype(np.float64)
-    return Scored(data, question, question.logits(outputs), rows.get("embeddings"))
+    return Scored(data, question, rows["logits"].astype(np.float64), rows.get("embeddings"))
 
 
-def _outputs(batch: Batch) -> Rows:
+def _logits(batch: Batch) -> Rows:
     with torch.inference_mode():
-        return {"outputs": batch.model.logits(batch.pixels).cpu().numpy()}
+        return {"logits": batch.model.logits(batch.pixels).cpu().numpy()}
 
 
 def _with_embeddings(batch: Batch) -> Rows:
     with torch.inference_mode():
-        return {**_outputs(batch), "embeddings": batch.model.embed(batch.pixels).cpu().numpy()}
+        return {**_logits(batch), "embeddings": batch.model.embed(batch.pixels).cpu().numpy()}

@@ -16,13 +16,15 @@ import pandas as pd
 from xvision import codec
 from xvision.config import Plan
 from xvision.data.dataset import AuditDataset
-from xvision.data.manifest import load_data
+from xvision.data.plan_data import load_plan_data
+from xvision.data.scores import without_images
 from xvision.data.unlabelled import load_unlabelled, manifest_of
 from xvision.engine import Engine, Progress
 from xvision.errors import ConfigError, DataError
 from xvision.methods.label_issues import out_of_fold, rank_label_issues, second_opinion
 from xvision.methods.review import Measure, errors_found, group_mix, review_order, uncertainty
-from xvision.models.checkpoint import load_model
+from xvision.models.finding import finding_view
+from xvision.models.open import is_predictions, load_model
 from xvision.models.protocols import Classifier
 from xvision.store import Writer, write_atomic
 from xvision.training.pseudo import Roots, check_pseudo, choose, write_pseudo_labels, write_without_images
@@ -76,12 +78,11 @@ def review_queue(
     settings = QueueSettings(size, stratify, per_patient, measure, pseudo_precision, plan.seed)
     _check(settings, unlabelled)
     refuse_other_content(out)
-    columns = tuple(dict.fromkeys((*plan.data.groups, *plan.data.acquisition, *((stratify,) if stratify else ()))))
-    labelled = load_data(plan.data.path, groups=columns, columns=plan.data.columns, multilabel=plan.data.multilabel)
+    model, labelled = _loaded(plan, settings)
+    columns = labelled.groups
     waiting = load_unlabelled(unlabelled, groups=columns, columns=plan.data.columns) if unlabelled else None
-    model = load_model(plan.model.path, device=plan.model.device, prompt=plan.model.prompt)
     question = question_of(model, plan.decision)
-    labelled = _ready(labelled, question, settings)
+    _check_labelled(labelled, question, settings)
     writer = Writer(out)
     with writer.locked():
         engine = Engine(writer.work, part=plan.batch_size, progress=(listener or _Silent()).progress)
@@ -107,14 +108,28 @@ def _check(settings: QueueSettings, unlabelled: Path | None) -> None:
         raise ConfigError("--pseudo-precision needs images without a label: name their manifest with --unlabelled.")
 
 
-def _ready(labelled: AuditDataset, question: Question, settings: QueueSettings) -> AuditDataset:
-    """The labelled data as the question sees it; everything that is wrong with it is found here, before the model runs."""
+def _loaded(plan: Plan, settings: QueueSettings) -> tuple[Classifier, AuditDataset]:
+    """The plan's model and labelled data, of a multi-label model the one finding that ``decision.positive`` names."""
+    wanted = plan.data
+    if settings.stratify and settings.stratify not in (*wanted.groups, *wanted.acquisition):
+        wanted = replace(wanted, groups=(*wanted.groups, settings.stratify))
+    data = load_plan_data(wanted, images_required=not is_predictions(plan.model.path))
+    model = load_model(plan.model.path, device=plan.model.device, prompt=plan.model.prompt)
+    if model.access == "scores":
+        data = without_images(data)
+    if model.task != "multilabel":
+        return model, data
     if settings.precision is not None:
-        check_pseudo(question, labelled)
-    if question.finding is not None and labelled.multilabel:
-        labelled = labelled.finding(question.classes[1])
+        raise ConfigError("pseudo-labels are for models with one label per image; this one finds several side by side.")
+    view = finding_view(model, plan.decision.positive)
+    return view, data.finding(view.classes[1]) if data.multilabel else data
+
+
+def _check_labelled(labelled: AuditDataset, question: Question, settings: QueueSettings) -> None:
+    """Everything that is wrong with the labels is found before the model runs."""
+    if settings.precision is not None:
+        check_pseudo(question.classes, labelled)
     labelled.label_codes(question.classes)
-    return labelled
 
 
 def _scored(
