@@ -44,7 +44,8 @@ WORDS = {
     "nodule": "nodule",
 }
 """Label words of 2, 2, 1, 4 and 1 tokens."""
-TEN = {f"class {n}": f"finding {word}" for n, word in enumerate("one two three four five six seven eight nine ten".split())}
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+TEN = {f"class {n}": f"finding {word}" for n, word in enumerate(NUMBERS)}
 CORPUS = (
     "clear lungs pleural effusion pneumonia oedema in both lungs nodule yes no finding one two three four five six seven "
     "eight nine ten Which finding does this image show Answer with of What is the main few words a user model This medical "
@@ -88,7 +89,14 @@ _QWEN_IDS = {
     "image_token_id": ID["<image>"], "video_token_id": ID["<video>"], "vision_start_token_id": ID["<soi>"],
     "vision_end_token_id": ID["<eoi>"],
 }  # fmt: skip
-_PATCHES = {"depth": 2, "num_heads": 4, "in_channels": 3, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+_PATCHES = {
+    "depth": 2,
+    "num_heads": 4,
+    "in_channels": 3,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
 
 
 def llava(**text: Any) -> PreTrainedModel:
@@ -129,7 +137,13 @@ def qwen2() -> PreTrainedModel:
 
 
 def qwen2_5() -> PreTrainedModel:
-    vision = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [1]}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "out_hidden_size": 32,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
         vision_config={**_PATCHES, **vision}, text_config={**_TEXT, "rope_parameters": _MROPE}, **_QWEN_IDS,
     ))  # fmt: skip
@@ -153,14 +167,25 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2_5_vl": qwen2_5,
     "qwen3_vl": qwen3,
 }
-_NUMBERS = {"resample": 3, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "do_rescale": True, "rescale_factor": 1 / 255}
+_NUMBERS = {
+    "resample": 3,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+}
 
 
 def processor(family: str) -> dict[str, Any]:
     """A processor file as each family saves it."""
     if family.startswith("qwen"):
         size = {"shortest_edge": 64, "longest_edge": SIDE * SIDE}
-        own = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
+        own = {
+            "patch_size": 4,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "image_processor_type": "Qwen2VLImageProcessor",
+        }
         return {**_NUMBERS, **own, "size": size}
     pans = {"do_pan_and_scan": None, "pan_and_scan_max_num_crops": 4} if family == "gemma3" else {}
     return {**_NUMBERS, **pans, "size": {"height": SIDE, "width": SIDE}}
@@ -171,7 +196,12 @@ def chat(family: str) -> str:
 
 
 def save_vlm(
-    folder: Path, family: str, build: Callable[[], PreTrainedModel] | None = None, *, template: bool = True, seed: int = 0
+    folder: Path,
+    family: str,
+    build: Callable[[], PreTrainedModel] | None = None,
+    *,
+    template: bool = True,
+    seed: int = 0,
 ) -> Path:
     """A checkpoint folder with model, tokenizer, processor and, unless told otherwise, a chat template."""
     save_folder(folder, seeded(build or FAMILIES[family], seed), processor(family))

@@ -52,7 +52,8 @@ class ImageFamily:
 
     def features(self, module: PreTrainedModel, pixels: torch.Tensor) -> Any:
         """The image's features (P, D), in one piece or in a list."""
-        return module.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        look: Any = module.get_image_features
+        return look(pixel_values=pixels, return_dict=True).pooler_output
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class QwenFamily(ImageFamily):
         return positions
 
     def features(self, module: PreTrainedModel, pixels: torch.Tensor) -> Any:
-        return module.get_image_features(**self._patches(pixels), return_dict=True).pooler_output
+        look: Any = module.get_image_features
+        return look(**self._patches(pixels), return_dict=True).pooler_output
 
     def _patches(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         flat = patch_rows(pixels, self.patch, self.merge, self.frames)
@@ -127,7 +129,7 @@ def family_of(folder: Path, config: Any, name_of: Callable[[int], str | None]) -
     """The family of a model configuration; ``name_of`` gives a token's text. ModelError where no token is the image's."""
     image = getattr(config, "image_token_id", None)
     text = name_of(image) if isinstance(image, int) else None
-    if text is None:
+    if not isinstance(image, int) or text is None:
         raise ModelError(
             f"{folder}: config.json gives image_token_id = {image!r}, which the tokenizer does not have, so nothing in a "
             "prompt can stand for the image: give a vision-language model with its own tokenizer.json."

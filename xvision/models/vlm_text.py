@@ -50,18 +50,19 @@ class TextSide:
 
     def written(self, question: Question, family: ImageFamily, folder: Path) -> str:
         """The prompt with the image's placeholder, up to where the label words start."""
-        self.refuse_commands("The prompt", f"{question.text}\n{question.answer}")
+        self.refuse_commands("The prompt", f"{question.text}\n{question.answer}", family)
         if self.chat is None:
             asked = _PLAIN.format(image=family.plain, question=question.text) if question.text else family.plain
         else:
             asked = self._conversation(self.chat, question.text, family, folder)
         return asked + _gap(asked) + question.answer if question.answer else asked
 
-    def refuse_commands(self, where: str, text: str) -> None:
+    def refuse_commands(self, where: str, text: str, family: ImageFamily) -> None:
         """ConfigError when plain text holds a special token, such as the image's or the end of a turn."""
-        for token in self.tokenizer.get_added_tokens_decoder().values():
-            if token.special and token.content and token.content in text:
-                raise ConfigError(f"{where} contains {token.content!r}, which this model reads as a command: reword it.")
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        commands = (*(token.content for token in added if token.special and token.content), family.placeholder)
+        if used := [command for command in commands if command in text]:
+            raise ConfigError(f"{where} contains {used[0]!r}, which this model reads as a command: reword it.")
 
     def _conversation(self, chat: str, text: str, family: ImageFamily, folder: Path) -> str:
         """The chat template's own way; templates for text only get the image's placeholder as text."""
@@ -113,7 +114,7 @@ def ask(
             "the one that this model was trained with."
         )
     for name, words in labels.items():
-        side.refuse_commands(f"prompt.labels.{name}", words)
+        side.refuse_commands(f"prompt.labels.{name}", words, family)
     full = {name: side.encode(whole + _gap(whole) + words.strip()) for name, words in labels.items()}
     for name, tokens in full.items():
         if tokens == alone:
@@ -194,9 +195,11 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 def _rendered(chat: str, content: object, names: Mapping[str, str], folder: Path) -> str:
     """The conversation as text. The template runs in the sandbox of transformers and sees plain text only."""
-    messages = [{"role": "user", "content": content}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    special: dict[str, Any] = dict(names)
+    render: Any = render_jinja_template  # annotated as text, but gives the texts and where answers are
     try:
-        rendered, _ = render_jinja_template([messages], chat_template=chat, add_generation_prompt=True, **names)
+        rendered, _ = render([messages], chat_template=chat, add_generation_prompt=True, **special)
     except (*DAMAGE, TemplateError) as problem:
         raise ModelError(f"{folder}: the chat template cannot be used ({reason(problem)}): restore it.") from problem
     return str(rendered[0])
