@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
-from tests.models.builders import RGB, VISION, WITHOUT_MAP, pixels, save_folder, seeded, vit
+from tests.models.builders import PRESETS, RGB, VISION, WITHOUT_MAP, pixels, save_folder, seeded, vit
 from xvision.errors import ModelError
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.huggingface import (
@@ -29,14 +29,14 @@ from xvision.models.tokens import Layout, layout_of, token_map
 
 LANGUAGE = [
     (name, attention, readout)
-    for name in ("tiny-qwen3", "tiny-gpt2", "tiny-bert")
+    for name in PRESETS
     for attention in ("causal", "bidirectional")
     for readout in ("last", "mean")
 ]
 
 
 def language_model(name: str, attention: str, readout: str) -> PreTrainedModel:
-    return preset(name, channels=3, attention=attention, readout=readout, seed=0)
+    return preset(name, channels=3, attention=attention, readout=readout, stem="linear", seed=0)
 
 
 ALL = {**VISION, **{"/".join(key): lambda key=key: language_model(*key) for key in LANGUAGE}}
@@ -285,6 +285,16 @@ def test_task_and_description() -> None:
 def test_models_that_cannot_be_audited_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         adapt(vit(**changes), RGB, source="memory")
+
+
+def test_multi_label_models_keep_one_logit_for_each_finding() -> None:
+    three = {0: "clear", 1: "mass", 2: "effusion"}
+    module = seeded(lambda: vit(id2label=three, label2id=None, problem_type="multi_label_classification"))
+    model = adapt(module, RGB, source="memory")
+    assert model.task == "multilabel"
+    assert model.classes == ("clear", "mass", "effusion")
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(pixels()), module(pixel_values=RGB.normalise(pixels())).logits)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -13,17 +13,15 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
-    BertConfig,
     GPT2Config,
     MPNetConfig,
     PreTrainedConfig,
-    Qwen3Config,
     RobertaConfig,
     T5Config,
     ViTConfig,
 )
 
-from tests.models.builders import edit_config
+from tests.models.builders import LANGUAGE_MODELS, PRESETS, edit_config
 from xvision.errors import ModelError
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.llm_classifier import LlmImageClassifier, preset
@@ -31,7 +29,6 @@ from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, R
 from xvision.models.loading import quiet
 from xvision.models.preprocessing import read_preprocessing
 
-PRESETS = ("tiny-qwen3", "tiny-gpt2", "tiny-bert")
 MODES: tuple[AttentionMode, ...] = ("causal", "bidirectional")
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -89,6 +86,32 @@ def test_sdpa_and_eager_agree(name: str, attention: AttentionMode) -> None:
     assert (found[0] - found[1]).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", MODES)
+def test_sliding_layers_see_their_window_and_full_layers_everything(
+    attention: AttentionMode, implementation: str
+) -> None:
+    """A token outside the window of the only layer changes nothing; behind a full layer it does. Window 3 of 17 tokens."""
+    for kind in ("sliding_attention", "full_attention"):
+        text = type(LANGUAGE_MODELS["gemma3"])(
+            **{**LANGUAGE_MODELS["gemma3"].to_dict(), "vocab_size": 1, "num_hidden_layers": 1, "layer_types": [kind]}
+        )
+        text.sliding_window = 3
+        config = LlmImageClassifierConfig(text_config=text, image_size=32, attention=attention)
+        model = LlmImageClassifier(config).eval()
+        model.set_attn_implementation(implementation)
+        tokens = torch.randn(1, 17, 32, generator=torch.Generator().manual_seed(0))
+        moved = tokens.clone()
+        moved[:, 8] += torch.randn(32, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            states = [model.backbone(inputs_embeds=each).last_hidden_state[0] for each in (tokens, moved)]
+        seen = (states[0] - states[1]).abs().amax(dim=1) > 1e-6
+        later, both = range(8, 11), range(5, 12)  # transformers counts a token itself only in causal windows
+        window = later if attention == "causal" else both
+        whole = range(8, 17) if attention == "causal" else range(17)
+        assert seen.nonzero().flatten().tolist() == list(window if kind == "sliding_attention" else whole)
+
+
 @pytest.mark.parametrize("readout", ["last", "mean"])
 def test_the_head_reads_what_the_readout_says(readout: Readout) -> None:
     model = preset("tiny-bert", readout=readout, seed=0)
@@ -111,6 +134,21 @@ def test_positions_are_two_dimensional() -> None:
     grid = model.positions(torch.zeros(1, 64, 64)).reshape(8, 8, 64)
     expected = model.positions.row.weight[3] + model.positions.column.weight[5]
     torch.testing.assert_close(grid[3, 5], expected)
+
+
+def test_the_conv_stem_keeps_tokens_on_their_patches() -> None:
+    """It sees less than one patch beyond its own: noise in one patch moves at most 3 × 3 tokens, its own the most."""
+    images = grey(1)
+    changed = images.clone()
+    changed[..., 16:24, 24:32] = 0.0
+    moved = torch.zeros(64)
+    for seed in range(8):
+        stem = preset("tiny-qwen3", seed=seed).stem
+        with torch.no_grad():
+            moved += (stem(images) - stem(changed)).abs().sum(dim=-1)[0]
+    around = {8 * row + column for row in (1, 2, 3) for column in (2, 3, 4)}
+    assert set(moved.nonzero().flatten().tolist()) <= around
+    assert int(moved.argmax()) == 8 * 2 + 3
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -169,10 +207,8 @@ def test_processor_resizes_to_the_model(tmp_path: Path) -> None:
 
 
 BACKBONES: dict[str, PreTrainedConfig] = {
-    "qwen3": Qwen3Config(**TINY, vocab_size=50, num_key_value_heads=2, head_dim=8, bos_token_id=0, eos_token_id=1),
-    "gpt2": GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=80, bos_token_id=0, eos_token_id=1),
-    "bert": BertConfig(**TINY, vocab_size=50, max_position_embeddings=80),
-    "roberta": RobertaConfig(**TINY, vocab_size=50, max_position_embeddings=80),
+    **LANGUAGE_MODELS,
+    "roberta": RobertaConfig(**TINY, vocab_size=300, max_position_embeddings=80),
 }
 
 
@@ -197,10 +233,11 @@ def test_from_backbone_keeps_the_text_weights(name: str, attention: AttentionMod
     with quiet():
         text = AutoModel.from_pretrained(folder).eval()
     kept = {key: value for key, value in text.state_dict().items() if "pooler" not in key}
-    words = next(
-        key for key, value in kept.items() if value is text.get_input_embeddings().weight or value.shape[0] == 50
-    )
-    mean_word = kept.pop(words).mean(dim=0)
+    table = text.get_input_embeddings()
+    words = next(key for key, value in kept.items() if value.data_ptr() == table.weight.data_ptr())
+    del kept[words]
+    with torch.no_grad():  # as the body reads them: Gemma scales its words
+        mean_word = table(torch.arange(300)).mean(dim=0)
     own = model.backbone.state_dict()
     torch.testing.assert_close(own.pop(words)[0], mean_word)
     assert own.keys() == kept.keys()

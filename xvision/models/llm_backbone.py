@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,7 +32,8 @@ def transplant(text: TextBackbone, model: LlmImageClassifier, label_ids: Iterabl
     The read-out and the unknown word start as the mean word, image tokens as large as words are, and label words as
     their rows of the language model's output layer.
     """
-    words, table = text.body.get_input_embeddings(), model.backbone.get_input_embeddings()
+    body: Any = text.body
+    words, table = body.get_input_embeddings(), model.backbone.get_input_embeddings()
     vocabulary = words(torch.arange(words.num_embeddings))
     mean = vocabulary.mean(dim=0)
     table.weight[0] = mean
@@ -43,10 +44,10 @@ def transplant(text: TextBackbone, model: LlmImageClassifier, label_ids: Iterabl
     model.stem.norm.weight.fill_(vocabulary.std())
     if text.output is not None:
         model.classifier.weight.copy_(text.output[list(label_ids)])
-    text.body.set_input_embeddings(table)
-    if hasattr(text.body, "pooler"):
-        text.body.pooler = None
-    model.backbone.load_state_dict(text.body.state_dict())
+    body.set_input_embeddings(table)
+    if hasattr(body, "pooler"):
+        body.pooler = None
+    model.backbone.load_state_dict(body.state_dict())
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ placed last → head. The read-out comes last so that one token order serves cau
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class LlmImageClassifier(PreTrainedModel):
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             hidden_states=body.hidden_states,
-            attentions=body.attentions,
+            attentions=getattr(body, "attentions", None),  # a body without attention has none
         )
 
     def _read(self, text: torch.Tensor | None) -> torch.Tensor | None:
@@ -151,7 +152,7 @@ class LlmImageClassifier(PreTrainedModel):
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         return F.cross_entropy(logits, labels)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[Any], *args: Any, **kwargs: Any) -> None:
         """As transformers saves, and tokenizer.json beside it for a model that reads text."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.text_tokens:
@@ -198,9 +199,9 @@ class LlmImageClassifier(PreTrainedModel):
         """
         text = load_text_backbone(path_or_id, output=head == "label words")
         facts = label_facts(classes, label_words or {}, head, multilabel=multilabel)
-        tokenizer = read_tokenizer(text.folder) if text_tokens or head == "label words" else None
-        rows = word_ids(tokenizer, facts["label_words"]).values() if head == "label words" else ()
-        vocabulary = TextVocabulary.of_tokens(tokenizer, texts, text_tokens) if text_tokens else None
+        words = facts["label_words"]
+        rows = word_ids(read_tokenizer(text.folder), words).values() if words else ()
+        vocabulary = TextVocabulary.of_tokens(read_tokenizer(text.folder), texts, text_tokens) if text_tokens else None
         config = LlmImageClassifierConfig(
             text_config=text.body.config, image_size=image_size, patch_size=patch_size, num_channels=channels,
             attention=attention, stem=stem, readout=readout, classifier_dropout=dropout, text_tokens=text_tokens,

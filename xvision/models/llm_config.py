@@ -176,7 +176,8 @@ def _check_body(config: LlmImageClassifierConfig) -> None:
         raise ModelError(
             f"{config.text_config.model_type} is an encoder with a decoder: choose one with a single body."
         )
-    check_length(config, getattr(config.text_config, "max_position_embeddings", None) or config.tokens)
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    check_length(config, positions if isinstance(positions, int) and positions > 0 else config.tokens)
 
 
 def check_length(config: LlmImageClassifierConfig, positions: int) -> None:
