@@ -57,15 +57,14 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
 
 
 def projections(backbone: PreTrainedModel) -> list[nn.Module]:
-    """The matrices that bottlenecks go behind: in each part of a layer the last one, where it gives the backbone's width.
+    """The matrices that bottlenecks go behind: in each part of a layer, the last one that gives the backbone's width.
 
-    Those are the output of the attention and of the feed-forward part, before they are added to the stream.
+    Those are the outputs of the attention and of the feed-forward part, before they are added to the stream.
     """
     width, found = backbone.config.hidden_size, []
     for layer in layers_of(backbone):
         for part in layer.children():
-            last = list(linear_layers(part).values())[-1:]
-            found += [linear for linear in last if outputs(linear) == width]
+            found += [linear for linear in linear_layers(part).values() if outputs(linear) == width][-1:]
     return found
 
 
@@ -166,7 +165,7 @@ def _with_prefix(backbone: Any, args: tuple[Any, ...], given: dict[str, Any]) ->
 
 
 def _squared(backbone: nn.Module, _: Any, output: Any) -> Any:
-    if output.attentions:
+    if getattr(output, "attentions", None):
         output.attentions = tuple(_with_own_rows(layer) for layer in output.attentions)
     return output
 

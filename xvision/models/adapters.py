@@ -33,6 +33,7 @@ from xvision.models.adapter_parts import (
     projections,
     virtual_of,
 )
+from xvision.models.loading import reason
 
 if TYPE_CHECKING:
     from xvision.models.llm_classifier import LlmImageClassifier
@@ -155,20 +156,25 @@ def _unmatched(backbone: PreTrainedModel, targets: tuple[str, ...]) -> str | Non
     return None
 
 
-def attach(backbone: PreTrainedModel, adapter: Adapter) -> None:
+def attach(backbone: PreTrainedModel, adapter: Adapter, where: str = "config.json: adapter") -> None:
     """Adds the adapter's weights to ``backbone``, in place, and freezes all of the backbone's own.
 
-    A fresh adapter does next to nothing yet. Raises ModelError when it does not fit the backbone, MissingExtra without peft.
+    A fresh adapter does next to nothing yet. Raises MissingExtra without peft, and ModelError, with a sentence that starts
+    with ``where``, when it does not fit the backbone.
     """
-    if reason := misfit(backbone, adapter):
-        raise ModelError(f"config.json: adapter: {reason}")
+    if problem := misfit(backbone, adapter):
+        raise ModelError(f"{where}: {problem}")
     backbone.requires_grad_(False)
     if isinstance(adapter, Narrow):
         add_bottlenecks(backbone, adapter.width)
     elif isinstance(adapter, Virtual):
         _add_virtual_tokens(backbone, adapter)
     else:
-        _peft(adapter.kind).inject_adapter_in_model(_peft_config(backbone, adapter), backbone)
+        peft = _peft(adapter.kind)
+        try:
+            peft.inject_adapter_in_model(_peft_config(backbone, adapter), backbone)
+        except ValueError as problem:
+            raise ModelError(f"{where}: {reason(problem)} Choose another policy or other targets.") from None
 
 
 def attach_configured(model: LlmImageClassifier) -> None:

@@ -12,11 +12,12 @@ from torch import nn
 
 from xvision import codec
 from xvision.errors import ConfigError
-from xvision.models.adapter_parts import counters, layers_of, virtual_of
+from xvision.models.adapter_parts import counters, layers_of, projections, virtual_of
 from xvision.models.adapters import RankSchedule, adapter_weights, attach, misfit, read_adapter
 from xvision.models.huggingface import preprocessing_of
 from xvision.models.llm_backbone import seeded
 from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.loading import DAMAGE, reason
 from xvision.models.tokens import layout_of
 from xvision.recipe import ADAPTERS, Policy, TrainingPlan
 
@@ -109,8 +110,9 @@ def _adapt(model: LlmImageClassifier, plan: TrainingPlan, steps: int | None) -> 
     _check_adapter(model, adapter, plan, steps)
     if model.config.adapter is None:
         with seeded(plan.seed):
-            attach(backbone, adapter)
+            attach(backbone, adapter, "training.adapter")
             _scale_prompt(model, adapter)
+        _check_effect(model, adapter.kind)
         model.config.adapter = codec.plain(adapter)
     if adapter.kind != "adalora" or steps is None:
         return None
@@ -130,6 +132,25 @@ def _check_adapter(model: LlmImageClassifier, adapter: Any, plan: TrainingPlan, 
             f"The policy 'adalora' cuts its ranks over the training, and needs {FEWEST_STEPS} updates at least, not {steps}: "
             "train longer, use smaller batches, or choose the policy 'lora'."
         )
+
+
+def _check_effect(model: LlmImageClassifier, kind: str) -> None:
+    """Some backbones cannot run with an adapter, and some run as if it were not there: try one grey image."""
+    config, training = model.config, model.training
+    grey = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=model.device)
+    weights = list(adapter_weights(model.backbone))
+    body = config.text_config.model_type
+    try:
+        with torch.enable_grad():
+            found = torch.autograd.grad(model.eval()(grey).logits.sum(), weights, allow_unused=True)
+    except DAMAGE as problem:
+        raise ConfigError(
+            f"The policy {kind!r} cannot be used with {body} ({reason(problem)}): choose another one."
+        ) from problem
+    finally:
+        model.train(training)
+    if any(gradient is None for gradient in found):
+        raise ConfigError(f"The policy {kind!r} would do nothing, or not all it should, in {body}: choose another one.")
 
 
 @torch.no_grad()
@@ -213,6 +234,8 @@ def _notes(model: LlmImageClassifier, plan: TrainingPlan, schedule: RankSchedule
         yield f"the backbone {body} has no biases: bitfit trains those of the image stem, and the head"
     if policy == "ia3" and not plan.adapter.targets:
         yield "IA3 scales the outputs of every linear layer of the backbone, not of keys, values and feed-forward alone"
+    if policy == "bottleneck" and (places := len(projections(model.backbone))) != 2 * len(layers_of(model.backbone)):
+        yield f"{body} takes {places} bottlenecks in its {len(layers_of(model.backbone))} layers, not two in each"
     if policy in ADAPTERS and config.text_tokens:
         yield f"the {len(config.text_ids)} kept words of the language model are trained with the read-out token"
     if policy not in (*ADAPTERS, "full") and config.adapter is not None:
