@@ -26,6 +26,7 @@ from xvision.models.evidence import (
     read_evaluation,
     write_evaluation,
 )
+from xvision.models.finding import finding_view
 from xvision.models.llm_classifier import preset
 from xvision.models.protocols import Classifier
 from xvision.registry import analyses
@@ -192,6 +193,23 @@ def test_a_long_log_is_drawn_in_few_points(model: Classifier, folder: Path, data
     (curve,) = (chart for chart in found.charts if isinstance(chart, Lines))
     assert len(curve.series[0].x) <= 401
     assert curve.series[0].y[-1] == 1 / 2999
+
+
+def test_one_finding_of_several_is_not_held_beside_the_mean(folder: Path, data: AuditDataset) -> None:
+    """The record is of the whole model; the audit sees one finding of it."""
+    module = preset("tiny-qwen3", seed=0)
+    module.config.problem_type = "multi_label_classification"
+    save_model(module, folder)
+    whole = xvision.load_model(folder, device="cpu")
+    write_evaluation(folder, evidence(whole.fingerprint))
+    view = finding_view(whole, "lesion")
+    assert view.fingerprint != whole.fingerprint
+    named = replace(data, table=data.table.assign(label=data.table["label"].replace({"normal": "no lesion"})))
+    found = run(view, named)
+    assert not any("do not agree" in words for words in found.caveats)
+    forests = {chart.title: chart for chart in found.charts if isinstance(chart, Forest)}
+    labels = [mark.label for mark in forests["Before and after training: AUROC"].marks]
+    assert "audited data, measured here" not in labels
 
 
 def test_a_whole_audit_keeps_the_page(model: Classifier, folder: Path, data: AuditDataset, tmp_path: Path) -> None:

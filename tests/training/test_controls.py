@@ -198,6 +198,31 @@ def test_findings_have_controls_of_their_own(tmp_path: Path) -> None:
     assert majority.accuracy.value == pytest.approx(majority_rate(parts[0].labels, parts[2].labels, 2))
 
 
+def test_controls_of_a_model_that_reads_text(tmp_path: Path) -> None:
+    """The stem alone reads none; the frozen body reads what the model reads, and here the text gives the label away."""
+    texts = ("clear", "opacity")
+    parts = []
+    for count, seed in ((96, 0), (32, 1), (40, 2)):
+        plain = bright(count, seed)
+        grey = np.full_like(plain.pixels, 90)
+        words = plain.labels[:, None] + 1  # row 0 is every unknown word
+        parts.append(Arrays(grey, plain.labels, text=words))
+    plan = replace(PLAN, epochs=6)
+
+    def reader() -> LlmImageClassifier:
+        return preset("tiny-qwen3", image_size=16, patch_size=4, texts=texts, text_tokens=1, seed=0)
+
+    logits = np.eye(2)[parts[2].labels] * 5
+    table = run_controls(plan, BackbonePlan(), CLASSES, *parts, np.arange(40), logits, build=reader)
+    stem, body = table.row("stem only"), table.row("frozen random body")
+    assert stem is not None
+    assert body is not None
+    assert stem.note == "reads no text"
+    assert stem.auroc.value == 0.5
+    assert body.auroc.value is not None
+    assert body.auroc.value > 0.9
+
+
 def _multilabel(model: LlmImageClassifier) -> LlmImageClassifier:
     model.config.problem_type = "multi_label_classification"
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from xvision import text
 from xvision.audit import Audit
@@ -30,6 +31,8 @@ from xvision.models.evidence import (
     sees_images,
     verdict,
 )
+from xvision.models.finding import FindingView
+from xvision.models.protocols import Classifier
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where
 
@@ -55,9 +58,10 @@ def training(audit: Audit, *, margin: float = MARGIN) -> Result:
     is left above chance does not come from the image. Controls were trained with the model's plan; with one of their own
     they may do better, so "adds" is weaker evidence than "no better than".
     """
-    folder, evidence = _evidence(audit)
+    whole = audit.model.inner if isinstance(audit.model, FindingView) else audit.model
+    folder, evidence = _evidence(whole, audit.fingerprints[0] if whole is audit.model else whole.fingerprint)
     curve, broken = _curve(folder)
-    own = _own(audit)
+    own = _own(audit) if whole is audit.model else None
     metrics = [
         *_split_metrics(evidence),
         *_control_metrics(evidence),
@@ -73,14 +77,14 @@ def training(audit: Audit, *, margin: float = MARGIN) -> Result:
     return Result(_summary(evidence, margin), tuple(metrics), tuple(charts), caveats=caveats)
 
 
-def _evidence(audit: Audit) -> tuple[Path, TrainingEvidence]:
+def _evidence(model: Classifier, fingerprint: str) -> tuple[Path, TrainingEvidence]:
     """The record beside the weights; NotApplicable without one, or with one that cannot be used."""
-    source = audit.model.description.get("source")
+    source = model.description.get("source")
     folder = Path(str(source))
     if source is None or not folder.is_dir():
         raise NotApplicable(_NO_RECORD)
     try:
-        found = read_evaluation(folder, fingerprint=audit.fingerprints[0])
+        found = read_evaluation(folder, fingerprint=fingerprint)
     except ModelError as problem:
         raise NotApplicable(f"the record of the training cannot be used: {problem}") from None
     if found is None:
@@ -96,11 +100,17 @@ def _curve(folder: Path) -> tuple[LearningCurve | None, tuple[str, ...]]:
         return None, (f"No learning curve: {problem}",)
 
 
-def _own(audit: Audit) -> tuple[Measure, Estimate]:
+class Own(NamedTuple):
     """What this audit itself measures on its data, to hold beside the record."""
+
+    measure: Measure
+    estimate: Estimate
+
+
+def _own(audit: Audit) -> Own:
     if audit.decision.positive is None:
-        return "accuracy", proportion(audit.correct, audit.patients)
-    return "auroc", auroc(audit.scores, audit.labels == audit.positive, audit.patients)
+        return Own("accuracy", proportion(audit.correct, audit.patients))
+    return Own("auroc", auroc(audit.scores, audit.labels == audit.positive, audit.patients))
 
 
 def _split_metrics(evidence: TrainingEvidence) -> Iterator[Metric]:
@@ -192,16 +202,17 @@ def _control_row(row: Control, margin: float) -> tuple[str | int, ...]:
     return row.name, row.trained, _said(row.auroc), _said(row.accuracy), gain, contribution(row, margin), row.note
 
 
-def _before_after(parts: Sequence[BeforeAfter], own: tuple[Measure, Estimate], margin: float) -> Iterator[Chart]:
-    measure, measured = own
+def _before_after(parts: Sequence[BeforeAfter], own: Own | None, margin: float) -> Iterator[Chart]:
+    measure: Measure = "auroc" if own is None else own.measure
     marks = []
     for part in parts:
         if part.before is not None:
             marks.append(_mark(f"{part.split}, before training", getattr(part.before, measure)))
         said = "" if part.change is None else f"{text.label(part.change.measure)} {_change(part.change, margin)}"
         marks.append(_mark(f"{part.split}, after training", getattr(part.after, measure), said))
+    if marks and own is not None:
+        marks.append(_mark("audited data, measured here", own.estimate))
     if marks:
-        marks.append(_mark("audited data, measured here", measured))
         yield Forest(
             title=f"Before and after training: {text.label(measure)}",
             alt="What was recorded before and after training on each split, and what this audit measured on its own data.",
@@ -283,12 +294,14 @@ def _worse(matrix: SiteMatrix, margin: float) -> list[str]:
     return [site for site, change in pairs if verdict(change.figure, margin) == "worse"]
 
 
-def _disagreement(evidence: TrainingEvidence, own: tuple[Measure, Estimate]) -> Iterator[str]:
+def _disagreement(evidence: TrainingEvidence, own: Own | None) -> Iterator[str]:
     """The audit's own figure beside the recorded one, when their intervals do not meet."""
-    measure, measured = own
     part = evidence.split("test")
-    recorded = None if part is None else getattr(part.after, measure)
-    if recorded is None or None in (recorded.low, measured.low):
+    if part is None or own is None:
+        return
+    measure, measured = own
+    recorded = getattr(part.after, measure)
+    if None in (recorded.low, measured.low):
         return
     if recorded.low > measured.high or measured.low > recorded.high:
         yield (

@@ -37,7 +37,7 @@ from xvision.models.evidence import (
     read_evaluation,
     write_evaluation,
 )
-from xvision.models.protocols import Classifier
+from xvision.models.protocols import Classifier, TextClassifier
 
 __all__ = [
     "BeforeAfter", "Blind", "Cases", "Change", "Evaluation", "Figure", "SiteMatrix", "TrainingEvidence",
@@ -61,20 +61,29 @@ class Cases(NamedTuple):
 
 def cases_of(data: AuditDataset, classes: Sequence[str]) -> Cases:
     """Labels and patients of a data set, in the order of its table."""
-    multilabel = getattr(data, "multilabel", False)
-    labels = data.label_matrix(classes) if multilabel else data.label_codes(classes)
+    labels = data.label_matrix(classes) if data.multilabel else data.label_codes(classes)
     return Cases(labels, data.table["patient"].to_numpy(dtype=str))
 
 
 def predict(model: Classifier, data: AuditDataset, *, order: np.ndarray | None = None) -> np.ndarray:
-    """Logits (N, K) of the cases of ``data``; order: (N,) the positions whose images are shown instead."""
-    ids = np.array(data.ids) if order is None else np.array(data.ids)[order]
-    parts = [[str(name) for name in ids[start : start + BATCH]] for start in range(0, len(ids), BATCH)]
+    """Logits (N, K) of the cases of ``data``, with their texts where the model reads text.
+
+    order: (N,) the positions whose images are shown instead of the cases' own; texts stay.
+    """
+    own = [str(name) for name in data.ids]
+    shown = own if order is None else [own[place] for place in order]
+    found = []
     with torch.inference_mode():
-        found = [
-            model.logits(torch.from_numpy(data.pixels(part, model.input)).to(model.device)).cpu() for part in parts
-        ]
+        for start in range(0, len(own), BATCH):
+            pixels = torch.from_numpy(data.pixels(shown[start : start + BATCH], model.input)).to(model.device)
+            found.append(_with_text(model, data, own[start : start + BATCH]).logits(pixels).cpu())
     return torch.cat(found).double().numpy()
+
+
+def _with_text(model: Classifier, data: AuditDataset, ids: Sequence[str]) -> Classifier:
+    if not isinstance(model, TextClassifier) or not model.takes_text or "text" not in data.table.columns:
+        return model
+    return model.with_text([str(text) for text in data.table.loc[list(ids), "text"]])
 
 
 def evaluate(
