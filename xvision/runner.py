@@ -252,7 +252,7 @@ def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, 
 def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteria | None, command: str) -> RunInfo:
     decision, classes = audit.decision, audit.model.classes
     positive = "" if decision.positive is None else classes[decision.positive]
-    spec = codec.plain(audit.model.input) if audit.model.access != "scores" else {}
+    spec = {} if audit.model.access == "scores" else {"input": codec.plain(audit.model.input)}
     return RunInfo(
         name=plan.name,
         status="running",
@@ -274,7 +274,7 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
         acquisition=audit.acquisition,
         composition=tuple(_composition(audit)),
         checks=checks,
-        model={**audit.model.description, "task": audit.model.task, "access": audit.model.access, "input": spec},
+        model={**audit.model.description, "task": audit.model.task, "access": audit.model.access, **spec},
         fingerprints={"model": audit.fingerprints[0], "data": audit.fingerprints[1], "code": code_version()},
         versions=provenance.versions(),
         hardware=provenance.hardware(audit.model.device),

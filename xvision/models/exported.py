@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +74,12 @@ def export_pt2(model: HuggingFaceClassifier, path: Path) -> None:
     """Writes a classifier, its normalisation inside, as a .pt2 archive for any number of images, with its classes.
 
     The archive holds no pickles and no source paths. It is read back and compared before this returns. Raises ModelError
-    when the model cannot be exported or the archive does not repeat its logits.
+    when the model cannot be exported, reads text beside the image, or the archive does not repeat its logits.
     """
     if path.suffix != ".pt2":
         raise ModelError(f"{path}: give the archive a name that ends in .pt2.")
+    if model.takes_text:
+        raise ModelError("The model reads clinical text, which has no place in an archive of pixels to logits: keep its folder.")
     spec, config = model.input, model.module.config
     card = Card(
         tuple(str(config.id2label[index]) for index in sorted(config.id2label)),
@@ -119,8 +122,6 @@ def _exported(model: HuggingFaceClassifier) -> io.BytesIO:
 
 
 def _with_card(content: bytes, card: Card) -> bytes:
-    import zipfile
-
     stream = io.BytesIO(content)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(f"model/extra/{CARD}"), codec.dumps(codec.plain(card)))

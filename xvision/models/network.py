@@ -117,7 +117,7 @@ class NetworkClassifier:
         noise = torch.rand(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
         pixels = noise.to(self.device).requires_grad_()
         try:
-            outputs = self._run(pixels)
+            outputs, again = self._run(pixels), self._run(pixels.detach())
         except DAMAGE as problem:
             size = f"{spec.channels} × {spec.height} × {spec.width}"
             raise ModelError(f"{name} cannot be run on an image of {size}: {reason(problem)}") from problem
@@ -129,6 +129,11 @@ class NetworkClassifier:
             )
         if not torch.isfinite(outputs).all():
             raise ModelError(f"{name} gives logits that are not finite for a noisy image: its weights are damaged.")
+        if not torch.allclose(outputs.float(), again.float(), rtol=1e-3, atol=1e-3):
+            raise ModelError(
+                f"{name} gives other logits for the same image the second time: it was exported while training; put it in "
+                "eval mode and export it again."
+            )
         return "white-box" if _reaches(outputs, pixels) else "black-box"
 
 

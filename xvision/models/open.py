@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from xvision.models.loading import check_model_type, load_weights
 from xvision.models.predictions import load_predictions
 from xvision.models.preprocessing import Preprocessing, read_preprocessing
 from xvision.models.protocols import Classifier
+from xvision.models.quantised import KEY, load_quantised
 from xvision.models.timm_model import is_timm, load_timm
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def _from_folder(path_or_id: str | Path, device: torch.device, prompt: PromptPla
     folder = open_folder(path_or_id)
     config = read_config(folder)
     if not is_timm(config) and _speaks(check_model_type(folder, config), config):
-        return _vision_language(folder, device, prompt)
+        return _vision_language(folder, device, prompt, str(path_or_id))
     if prompt is not None:
         raise ConfigError(f"[model.prompt] is for vision-language models, but {folder} is an image classifier: remove it.")
     if is_timm(config):
@@ -83,7 +85,7 @@ def _speaks(kind: type, config: dict[str, Any]) -> bool:
     return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not (classifies and headed)
 
 
-def _vision_language(folder: Path, device: torch.device, prompt: PromptPlan | None) -> Classifier:
+def _vision_language(folder: Path, device: torch.device, prompt: PromptPlan | None, source: str) -> Classifier:
     if prompt is None:
         raise ConfigError(
             f"{folder} holds a vision-language model, which must be asked: write [model.prompt] in the plan, with labels = "
@@ -91,7 +93,7 @@ def _vision_language(folder: Path, device: torch.device, prompt: PromptPlan | No
         )
     from xvision.models.vlm import load_vlm
 
-    return load_vlm(folder, prompt, device)
+    return load_vlm(folder, prompt, device, source=source)
 
 
 def _image_classifier(folder: Path, config: dict[str, Any], device: torch.device, source: str) -> Classifier:
@@ -100,6 +102,8 @@ def _image_classifier(folder: Path, config: dict[str, Any], device: torch.device
             f"{folder} holds a {config['model_type']} model, which is no image classifier: give one that is."
         )
     _check_labels(folder, config)
+    if KEY in config:
+        return load_quantised(folder, partial(_preprocessing, folder), device, source=source)
     module, unused = load_weights(AutoModelForImageClassification, folder)
     preprocessing = _preprocessing(folder, module)
     notes = (f"{len(unused)} weights of the folder are not part of the model",) if unused else ()

@@ -94,7 +94,9 @@ def load_predictions(path: Path) -> PredictionsClassifier:
     header, rows = _table(path)
     key = _key(header, path)
     exclusive, together = (_columns(header, prefix) for prefix in (_EXCLUSIVE, _TOGETHER))
-    if bool(exclusive) == bool(together) or any(header.count(header[place]) > 1 for place in (*exclusive, *together)):
+    titles = [header[place] for place in (*exclusive, *together)]
+    usable = len(set(titles)) == len(titles) and all((*exclusive.values(), *together.values()))
+    if bool(exclusive) == bool(together) or not usable:
         raise ModelError(
             f"{path} has {len(exclusive)} columns {_EXCLUSIVE}CLASS and {len(together)} columns {_TOGETHER}NAME: give one "
             "column for each class, all of one kind and each once."
