@@ -1,0 +1,369 @@
+"""ONNX files in and out, run by onnxruntime on the CPU: the only door to onnx and onnxruntime.
+
+A file is data: its operators are looked up by name in onnxruntime, so files that ask for operators from elsewhere, or for
+weights outside their own folder, are refused before onnxruntime sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import nn
+
+from xvision import codec
+from xvision.errors import MissingExtra, ModelError
+from xvision.models.exported import Card, ExportedClassifier
+from xvision.models.folder import MAX_JSON_BYTES
+from xvision.models.huggingface import HuggingFaceClassifier
+from xvision.models.loading import DAMAGE, reason
+from xvision.models.network import Facts, two_sided
+from xvision.models.preprocessing import Preprocessing
+from xvision.models.protocols import InputSpec
+from xvision.store import sha256, write_atomic
+
+if TYPE_CHECKING:
+    import onnx
+
+CARD = "xvision"
+"""Key of the file's metadata: class names, input size and filter as JSON."""
+MAX_BYTES = 2**31 - 1
+"""Of the file itself, which is what its format can hold; larger weights lie in files beside it."""
+MAX_WEIGHTS = 64 * 2**30
+"""Of those files together."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit between the file and the model it was made from."""
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+
+
+class OnnxClassifier(ExportedClassifier):
+    """A Classifier whose logits come from onnxruntime on the CPU; black-box, because no gradient comes back."""
+
+    def __init__(self, module: nn.Module, facts: Facts, batch: tuple[int, int | None], parameters: int) -> None:
+        self._parameters = parameters
+        super().__init__(module, facts, torch.device("cpu"), batch)
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        return {**super().description, "parameters": self._parameters}
+
+    def randomised(self, seed: int) -> NoReturn:
+        """Raises ModelError: onnxruntime keeps the weights to itself."""
+        raise ModelError(f"{self.facts.source}: the weights of an ONNX file cannot be shuffled (seed {seed}).")
+
+
+class _Session(nn.Module):
+    """Pixels to outputs through onnxruntime. A copy, also in another process, opens the file again."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._run = _opened(path)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._run(np.ascontiguousarray(pixels.detach().cpu().numpy())))
+
+    def __reduce__(self) -> tuple[type[_Session], tuple[str]]:
+        return _Session, (self.path,)
+
+
+class _Shape(NamedTuple):
+    """sides: (C, H, W), None where free. batch: fewest and most images. outputs: K. parameters: numbers in the weights."""
+
+    sides: tuple[int | None, ...]
+    batch: tuple[int, int | None]
+    outputs: int
+    parameters: int
+
+
+def load_onnx(path: Path, device: torch.device) -> OnnxClassifier:
+    """The classifier in an ONNX file: one input, pixels (B, C, H, W) in [0, 1] in float32; one output, logits (B, K).
+
+    Classes and input come from the file's own metadata, else from ``NAME.classes.json`` beside it. It runs on the CPU
+    whatever ``device`` is, and says so. Raises ModelError for operators that are not ONNX's own, for weights outside the
+    file's folder or too large, for another form than pixels to logits, and for missing class names.
+    """
+    document = _read(path)
+    weights = _weight_files(path, document)
+    _refuse_operators(path, document)
+    shape = _shape(path, document)
+    card, notes = _card(path, document, shape.outputs)
+    classes = two_sided(card.classes, shape.outputs)
+    if len(classes) != max(shape.outputs, 2) or len(set(classes)) != len(classes):
+        raise ModelError(
+            f"{path} has {shape.outputs} outputs but the classes are {list(card.classes)}: give one different name for each output."
+        )
+    if device.type != "cpu":
+        notes = (*notes, f"runs on the CPU although {device.type} was asked for")
+    structure = " ".join(sha256(file) for file in (path, *weights))
+    multilabel = card.problem_type == "multi_label_classification" and shape.outputs > 1
+    facts = Facts(
+        classes, multilabel, _input(path, card, shape.sides), card.architecture, str(path), structure, ("ONNX", *notes)
+    )
+    return OnnxClassifier(_Session(str(path.resolve())), facts, shape.batch, shape.parameters)
+
+
+def export_onnx(model: HuggingFaceClassifier, path: Path) -> float:
+    """Writes a classifier, its normalisation inside, as an ONNX file for any number of images, with its classes.
+
+    Returns the largest difference of a logit between file and model, measured on noise. Raises ModelError when the model
+    cannot be exported or the difference is above 1e-4; then no file is left.
+    """
+    if path.suffix != ".onnx":
+        raise ModelError(f"{path}: give the file a name that ends in .onnx.")
+    spec, names = model.input, model.module.config.id2label
+    card = Card(
+        tuple(str(names[index]) for index in sorted(names)),
+        "multi_label_classification" if model.task == "multilabel" else "single_label_classification",
+        spec.resample,
+        architecture=type(model.module).__name__,
+    )
+    write_atomic(path, _exported(model, card))
+    gap = _gap(model, load_onnx(path, torch.device("cpu")))
+    if not gap <= TOLERANCE:
+        path.unlink()
+        raise ModelError(f"{path}: the file's logits differ from the model's by {gap:.2g}; nothing is written.")
+    return gap
+
+
+class _Normalised(nn.Module):
+    """Pixels in [0, 1] to logits."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.module, self.scale = module, preprocessing.scale
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(pixel_values=(pixels * self.scale - self.mean) / self.std).logits
+        return logits
+
+
+def _exported(model: HuggingFaceClassifier, card: Card) -> bytes:
+    _require("onnxscript", "onnx")
+    spec, module = model.input, _Normalised(model.module, model.preprocessing).to(model.device).eval()
+    pixels = torch.full((2, spec.channels, spec.height, spec.width), 0.5, device=model.device)
+    try:
+        with _quiet():
+            program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            made = torch.onnx.export(
+                program, input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False
+            )
+    except DAMAGE as problem:
+        name = type(model.module).__name__
+        raise ModelError(f"{name} cannot be exported for any number of images: {reason(problem)}") from problem
+    if made is None:
+        raise ModelError(f"{type(model.module).__name__}: torch gave no ONNX program.")
+    document: onnx.ModelProto = made.model_proto
+    if document.ByteSize() > MAX_BYTES:
+        raise ModelError(
+            f"{type(model.module).__name__} has more weights than one ONNX file holds (2 GiB): export it to .pt2."
+        )
+    document.metadata_props.add(key=CARD, value=json.dumps(codec.plain(card), ensure_ascii=False))
+    content: bytes = document.SerializeToString()
+    return content
+
+
+@torch.no_grad()
+def _gap(model: HuggingFaceClassifier, twin: OnnxClassifier) -> float:
+    """On three images of noise, which is another number of images than the export was traced with."""
+    spec = model.input
+    noise = torch.rand(3, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
+    return float((model.logits(noise.to(model.device)).cpu() - twin.logits(noise)).abs().max())
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """The file without the weights that lie beside it."""
+    _require("onnx", "onnxruntime")
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. Give an ONNX file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path} has more than 2 GiB, which no ONNX file can have: export it again.")
+    try:
+        document = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as problem:
+        raise ModelError(f"{path} is not readable as ONNX ({reason(problem)}): export it again.") from None
+    if not document.graph.node:
+        raise ModelError(f"{path} is not readable as ONNX (it has no graph): export it again.")
+    return document
+
+
+def _graphs(document: onnx.ModelProto) -> Iterator[tuple[Any, Any]]:
+    """Nodes and stored tensors of every graph, those inside nodes and functions included."""
+    waiting: list[Any] = [document.graph, *document.functions]
+    while waiting:
+        current = waiting.pop()
+        tensors = list(getattr(current, "initializer", ()))
+        for sparse in getattr(current, "sparse_initializer", ()):
+            tensors += [sparse.values, sparse.indices]
+        for node in current.node:
+            for attribute in node.attribute:
+                waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+                tensors += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+        yield current.node, tensors
+
+
+def _weight_files(path: Path, document: onnx.ModelProto) -> tuple[Path, ...]:
+    """Files of weights that the document names: regular files of its own folder, and not too large."""
+    root, found = path.resolve().parent, set()
+    for _, tensors in _graphs(document):
+        for tensor in tensors:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    found.add(_inside(path, root, entry.value))
+    if (total := sum(file.stat().st_size for file in found)) > MAX_WEIGHTS:
+        raise ModelError(
+            f"{path} names {total / 2**30:.0f} GiB of weights; at most {MAX_WEIGHTS // 2**30} GiB are read."
+        )
+    return tuple(sorted(found))
+
+
+def _inside(path: Path, root: Path, location: str) -> Path:
+    file = root / location
+    if "\0" in location or Path(location).is_absolute() or file.is_symlink() or not file.resolve().is_relative_to(root):
+        raise ModelError(
+            f"{path} asks for weights in {location!r}, which is outside its own folder: do not use this file."
+        )
+    if not file.is_file():
+        raise ModelError(f"{path} asks for weights in {location!r}, which is not beside it: copy it there.")
+    return file
+
+
+def _refuse_operators(path: Path, document: onnx.ModelProto) -> None:
+    own = {(function.domain, function.name) for function in document.functions}
+    for nodes, _ in _graphs(document):
+        for node in nodes:
+            if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
+                raise ModelError(
+                    f"{path} uses the operator {node.domain}.{node.op_type}, which is not one of ONNX itself: export the model "
+                    "again without custom operators."
+                )
+
+
+def _shape(path: Path, document: onnx.ModelProto) -> _Shape:
+    stored = {tensor.name for tensor in document.graph.initializer}
+    inputs = [item for item in document.graph.input if item.name not in stored]
+    outputs = list(document.graph.output)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: export one input of pixels and one output of logits."
+        )
+    taken, given = (item.type.tensor_type for item in (inputs[0], outputs[0]))
+    sizes, answers = ([_size(side) for side in item.shape.dim] for item in (taken, given))
+    if len(sizes) != 4 or taken.elem_type != 1:
+        raise ModelError(f"{path} does not take pixels (B, C, H, W) in float32: export it with such an input.")
+    if len(answers) != 2 or answers[1] is None:
+        raise ModelError(f"{path} gives an output with {len(answers)} axes; a classifier gives logits (B, K).")
+    fixed = sizes[0]
+    numbers = sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in document.graph.initializer)
+    return _Shape(tuple(sizes[1:]), (fixed, fixed) if fixed else (1, None), answers[1], numbers)
+
+
+def _size(side: Any) -> int | None:
+    return side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None
+
+
+def _card(path: Path, document: onnx.ModelProto, outputs: int) -> tuple[Card, tuple[str, ...]]:
+    """What the file or the one beside it says of classes and input, and what has to be assumed."""
+    metadata = {item.key: item.value for item in document.metadata_props}
+    beside = path.with_suffix(".classes.json")
+    if CARD in metadata:
+        return _read_card(metadata[CARD], f"{path}: metadata {CARD}"), ()
+    if not beside.is_file() or beside.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(
+            f"{path} does not name its {outputs} outputs: write the class names in the order of the outputs to {beside}, "
+            'such as ["normal", "pneumonia"].'
+        )
+    card = _read_card(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+    return card, () if card.resample else ("the filter that resized the images is not stated: bilinear is assumed",)
+
+
+def _read_card(text: str, where: str) -> Card:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"{where} is not readable JSON ({problem}): write a list of class names.") from None
+    return codec.read(Card, {"classes": data} if isinstance(data, list) else data, where, ModelError)
+
+
+def _input(path: Path, card: Card, sides: tuple[int | None, ...]) -> InputSpec:
+    stated = card.input or sides
+    if None in stated or any(ours not in (None, given) for ours, given in zip(sides, stated, strict=True)):
+        raise ModelError(
+            f"{path} takes images of {sides} (channels, height, width; None is free) but is described with {card.input}: "
+            'state "input": [C, H, W] where the classes are named.'
+        )
+    channels, height, width = (int(side or 0) for side in stated)
+    if channels not in (1, 3):
+        raise ModelError(f"{path} takes images of {tuple(stated)}: channels must be 1 or 3.")
+    return InputSpec(channels, height, width, card.resample or "bilinear")
+
+
+def _opened(path: str) -> Any:
+    """A function from pixels to outputs."""
+    import onnxruntime  # type: ignore[import-untyped]
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what matters is raised
+    options.intra_op_num_threads = torch.get_num_threads()
+    refusals = (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    )
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (*refusals, errors.InvalidProtobuf, errors.NoSuchFile) as problem:
+        raise ModelError(f"{path} cannot be loaded by onnxruntime ({reason(problem)}): export it again.") from None
+    name = session.get_inputs()[0].name
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        try:
+            outputs: np.ndarray = session.run(None, {name: pixels})[0]
+        except refusals as problem:
+            raise ModelError(f"{path} cannot be run on pixels of {pixels.shape}: {reason(problem)}") from None
+        return outputs
+
+    return run
+
+
+def _require(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtra(package, "compress", "an ONNX file")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs what it skips, and tracebacks of what it then raises; copying an exported program meets its own deprecations."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
