@@ -79,3 +79,15 @@ def test_a_wide_image_is_turned_without_being_sheared() -> None:
         points = np.stack([rows.ravel(), columns.ravel()])
         large, small = np.linalg.eigvalsh(np.cov(points, aweights=mass.ravel()))[::-1]
         assert large / small < 1.15
+
+
+def test_a_flip_mirrors_half_of_the_images_and_only_when_asked() -> None:
+    """A spot on the left ends on the right exactly where the flip was drawn."""
+    side, count = 64, 400
+    rows, columns = np.indices((side, side))
+    spot = np.exp(-((rows - 28) ** 2 + (columns - 14) ** 2) / 18).astype(np.float32)
+    pixels = torch.from_numpy(spot)[None, None].expand(count, 1, side, side)
+    right = centroids(augment(pixels, range(count), seed=0, epoch=0, flip=True))[:, 1] > 0
+    assert abs(right.mean() - 0.5) < 0.1
+    plain, flipped = (augment(pixels, range(count), seed=0, epoch=0, flip=flip) for flip in (False, True))
+    assert torch.equal(plain[torch.from_numpy(~right)], flipped[torch.from_numpy(~right)])

@@ -18,7 +18,9 @@ from xvision.models.checkpoint import load_model
 from xvision.models.huggingface import preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier, preset
 from xvision.recipe import TrainingPlan
-from xvision.training.loop import Arrays, Progress, finetune, learning_rate, parameter_groups, validate
+from xvision.training.loop import Arrays, Progress, finetune
+from xvision.training.optimiser import learning_rate, parameter_groups
+from xvision.training.validation import validate
 
 PLAN = TrainingPlan(epochs=2, batch_size=8)
 

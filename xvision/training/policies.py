@@ -140,9 +140,10 @@ def _check_effect(model: LlmImageClassifier, kind: str) -> None:
     grey = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=model.device)
     weights = list(adapter_weights(model.backbone))
     body = config.text_config.model_type
+    model.train(False)
     try:
         with torch.enable_grad():
-            found = torch.autograd.grad(model.eval()(grey).logits.sum(), weights, allow_unused=True)
+            found = torch.autograd.grad(model(grey).logits.sum(), weights, allow_unused=True)
     except DAMAGE as problem:
         raise ConfigError(
             f"The policy {kind!r} cannot be used with {body} ({reason(problem)}): choose another one."

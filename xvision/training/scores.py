@@ -38,23 +38,44 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> Auroc:
 
 
 def majority_rate(train: np.ndarray, validation: np.ndarray, classes: int) -> float:
-    """Accuracy on validation of always answering the commonest class of training."""
+    """Accuracy on validation of always answering the commonest class of training, or the commoner state of each finding."""
+    if train.ndim == 2:
+        return float(np.mean(validation == (train.mean(axis=0) > 0.5)))
     return float(np.mean(validation == np.bincount(train, minlength=classes).argmax()))
 
 
 def pixel_baseline(train: Arrays, validation: Arrays, classes: int, seed: int) -> Auroc:
     """AUROC of a logistic regression on 32 × 32 pixels and at most 2,000 training images: an honesty control.
 
-    It sees no shapes. A network that does not beat it has learned brightness, not anatomy.
+    It sees no shapes. A network that does not beat it has learned brightness, not anatomy. Several findings: the mean over
+    those in which it can be estimated.
     """
     chosen = order(len(train.labels), seed, 0)[:BASELINE_IMAGES]
-    if len(set(train.labels[chosen].tolist())) < classes:
+    seen, asked = _small(train.pixels[chosen]), _small(validation.pixels)
+    if train.labels.ndim == 1:
+        return _fitted(seen, train.labels[chosen], asked, validation.labels, classes)
+    areas = [
+        _fitted(
+            seen,
+            train.labels[chosen, finding].astype(np.int64),
+            asked,
+            validation.labels[:, finding].astype(np.int64),
+            2,
+        )
+        for finding in range(classes)
+    ]
+    known = [area.value for area in areas if area.value is not None]
+    return Auroc(float(np.mean(known))) if known else areas[0]
+
+
+def _fitted(seen: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray, classes: int) -> Auroc:
+    if len(set(labels.tolist())) < classes:
         return Auroc(None, "the images drawn for the baseline lack a class")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline stopped early is still a baseline
-        model.fit(_small(train.pixels[chosen]), train.labels[chosen])
-    return auroc(model.predict_proba(_small(validation.pixels)), validation.labels)
+        model.fit(seen, labels)
+    return auroc(model.predict_proba(asked), truth)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

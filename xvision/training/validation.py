@@ -1,0 +1,79 @@
+"""Scores on the validation images, the same on every process."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from xvision.models.huggingface import preprocessing_of
+from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.recipe import TrainingPlan
+from xvision.training.batches import Batches, precision
+from xvision.training.objectives import example_losses
+from xvision.training.record import Arrays, Validation
+from xvision.training.scores import Auroc, auroc
+from xvision.training.world import World
+
+_PLAIN = TrainingPlan()
+_ALONE = World(0, 1, torch.device("cpu"))
+_BATCHES = 4
+"""Validation batches are as many times larger than training batches: nothing is kept for a backward pass."""
+
+
+def validate(model: LlmImageClassifier, arrays: Arrays, plan: TrainingPlan, world: World = _ALONE) -> Validation:
+    """AUROC, accuracy of the decision, mean loss without smoothing, weights or focus, and the worst group's AUROC."""
+    logits = predict(model, arrays, plan, world)
+    loss = float(example_losses(torch.from_numpy(logits), torch.from_numpy(arrays.labels), _PLAIN).mean())
+    if not np.isfinite(logits).all():
+        return Validation(None, "not finite", 0.0, loss)
+    area = _area(logits, arrays.labels)
+    right = (logits > 0) == arrays.labels if arrays.labels.ndim == 2 else logits.argmax(axis=1) == arrays.labels
+    return Validation(area.value, area.reason, float(np.mean(right)), loss, _worst_group(logits, arrays))
+
+
+@torch.inference_mode()
+def predict(model: LlmImageClassifier, arrays: Arrays, plan: TrainingPlan, world: World = _ALONE) -> np.ndarray:
+    """Logits (N, K) float32; with several processes each computes its share."""
+    model.train(False)
+    mine = world.share(np.arange(len(arrays.labels)))
+    batches = Batches(arrays, preprocessing_of(model.config), model.device)
+    size = _BATCHES * plan.batch_size
+    parts = [np.empty((0, len(model.config.classes)), dtype=np.float32)]
+    for start in range(0, len(mine), size):
+        chosen = mine[start : start + size]
+        with precision(plan, model.device):
+            pixels, text = batches.normalised(batches.pixels(chosen)), batches.text(chosen)
+            logits = (model(pixels) if text is None else model(pixels, text=text)).logits
+        parts.append(logits.float().cpu().numpy())
+    everyone = world.gathered(np.concatenate(parts))
+    found = np.empty((len(arrays.labels), len(model.config.classes)), dtype=np.float32)
+    for rank, rows in enumerate(everyone):
+        found[rank :: world.size] = rows
+    return found
+
+
+def _area(logits: np.ndarray, labels: np.ndarray) -> Auroc:
+    """AUROC of class probabilities, or the mean over the findings in which it can be estimated."""
+    values = torch.from_numpy(logits)
+    if labels.ndim == 1:
+        return auroc(values.softmax(dim=1).numpy(), labels)
+    chances = values.sigmoid().numpy()
+    areas = [
+        auroc(
+            np.stack((1 - chances[:, finding], chances[:, finding]), axis=1), labels[:, finding].astype(np.int64)
+        ).value
+        for finding in range(labels.shape[1])
+    ]
+    known = [area for area in areas if area is not None]
+    return Auroc(float(np.mean(known))) if known else Auroc(None, "no finding has both present and absent images")
+
+
+def _worst_group(logits: np.ndarray, arrays: Arrays) -> float | None:
+    if arrays.groups is None:
+        return None
+    areas = [_area(logits[members], arrays.labels[members]).value for members in _members(arrays.groups)]
+    return min((area for area in areas if area is not None), default=None)
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    return [groups == code for code in np.unique(groups)]
