@@ -221,6 +221,14 @@ def test_new_adapters_depend_on_the_seed_alone_and_leave_the_callers_numbers() -
     assert any(not torch.equal(value, states[2][key]) for key, value in states[0].items())
 
 
+def test_new_prompts_are_as_large_as_image_tokens() -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.stem.norm.weight.fill_(0.02)  # what a pretrained vocabulary sets it to
+    apply_policy(model, TrainingPlan(policy="prompt", adapter=AdapterPlan(virtual_tokens=64)))
+    assert 0.019 < model.backbone.virtual.embedding.weight.std() < 0.021
+
+
 def test_applying_a_policy_again_changes_nothing() -> None:
     model, applied = trained("lora")
     before = logits(model)

@@ -138,11 +138,14 @@ def _with_prompt(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     tokens, rows = given["inputs_embeds"], _rows(backbone)
     positions = _positions(backbone, tokens, given)
-    changed = {**given, "inputs_embeds": torch.cat((rows.to(tokens.dtype).expand(len(tokens), -1, -1), tokens), dim=1)}
+    changed = {
+        **given,
+        "inputs_embeds": torch.cat((rows.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens), dim=1),
+    }
     changed["attention_mask"] = _mask(tokens, given, len(rows))
     if positions is not None:
         # Image tokens keep their places: learned tables may have no others, and pretrained ones were trained with these.
-        first = positions.new_full((len(positions), len(rows)), _virtual(backbone).first_position)
+        first = positions.new_full((positions.shape[0], len(rows)), _virtual(backbone).first_position)
         changed["position_ids"] = torch.cat((first, positions), dim=1)
     return args, changed
 
@@ -158,7 +161,7 @@ def _with_prefix(backbone: Any, args: tuple[Any, ...], given: dict[str, Any]) ->
     stored = rows.view(len(rows), layers, 2, heads, width).permute(1, 2, 3, 0, 4)
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(stored):
-        cache.update(keys.expand(len(tokens), -1, -1, -1), values.expand(len(tokens), -1, -1, -1), layer)
+        cache.update(keys.expand(tokens.shape[0], -1, -1, -1), values.expand(tokens.shape[0], -1, -1, -1), layer)
     changed = {**given, "past_key_values": cache, "attention_mask": _mask(tokens, given, len(rows))}
     positions = _positions(backbone, tokens, given)
     return args, changed if positions is None else {**changed, "position_ids": positions}
@@ -183,7 +186,7 @@ def _mask(tokens: torch.Tensor, given: dict[str, Any], count: int) -> torch.Tens
     mask = given.get("attention_mask")
     if mask is None:
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-    return torch.cat((mask.new_ones(len(tokens), count), mask), dim=1)
+    return torch.cat((mask.new_ones(tokens.shape[0], count), mask), dim=1)
 
 
 def _positions(backbone: nn.Module, tokens: torch.Tensor, given: dict[str, Any]) -> torch.Tensor | None:

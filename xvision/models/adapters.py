@@ -162,8 +162,8 @@ def attach(backbone: PreTrainedModel, adapter: Adapter, where: str = "config.jso
     A fresh adapter does next to nothing yet. Raises MissingExtra without peft, and ModelError, with a sentence that starts
     with ``where``, when it does not fit the backbone.
     """
-    if problem := misfit(backbone, adapter):
-        raise ModelError(f"{where}: {problem}")
+    if unfit := misfit(backbone, adapter):
+        raise ModelError(f"{where}: {unfit}")
     backbone.requires_grad_(False)
     if isinstance(adapter, Narrow):
         add_bottlenecks(backbone, adapter.width)
