@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,14 @@ import xvision
 from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
 from xvision.data.synthetic import PhantomSettings, phantom_dataset
 from xvision.errors import ConfigError, DataError, ModelError
-from xvision.recipe import BackbonePlan, TrainingPlan
+from xvision.models.evidence import read_evaluation
+from xvision.recipe import BackbonePlan, RehearsalPlan, TrainingPlan
 from xvision.training.run import finetune_data
 
 DATA = phantom_dataset(PhantomSettings(n=120, seed=5, contrast=0.7))
+
+
+STILL = TrainingPlan(epochs=1, learning_rate=1e-9, controls=False, rehearsal=RehearsalPlan(share=0.0))
 
 
 class Quiet:
@@ -32,7 +35,7 @@ class Quiet:
 
 
 def plan(**changes: object) -> Plan:
-    base = Plan(DataPlan("given"), ModelPlan("given"), training=TrainingPlan(epochs=1))
+    base = Plan(DataPlan("given"), ModelPlan("given"), training=TrainingPlan(epochs=1, controls=False))
     return replace(base, **changes)  # type: ignore[arg-type]  # fields of a plan by name
 
 
@@ -40,9 +43,11 @@ def test_a_checkpoint_is_tested_on_patients_it_never_saw(tmp_path: Path) -> None
     report = finetune_data(DATA, plan(), tmp_path / "out", console=Quiet())
     test = DATA.split("test")
     assert report.test_accuracy.n == test.table["patient"].nunique()
-    stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert stored["test_auroc"]["value"] == report.test_auroc.value
-    assert xvision.load_model(tmp_path / "out", device="cpu").classes == ("lesion", "normal")
+    model = xvision.load_model(tmp_path / "out", device="cpu")
+    stored = read_evaluation(tmp_path / "out", fingerprint=model.fingerprint)
+    assert stored is not None
+    assert stored.split("test").after.auroc.value == report.test_auroc.value
+    assert model.classes == ("lesion", "normal")
     assert "never trained on" in str(report)
 
 
@@ -52,11 +57,12 @@ def test_the_declared_positive_class_is_the_last(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_from_an_earlier_classifier(tmp_path: Path) -> None:
-    first = plan(backbone=BackbonePlan(image_size=32), training=TrainingPlan(epochs=2, learning_rate=1e-6, seed=1))
-    before = finetune_data(DATA, first, tmp_path / "first", console=Quiet())
-    second = plan(
-        backbone=BackbonePlan(start=str(tmp_path / "first")), training=TrainingPlan(epochs=1, learning_rate=1e-9)
+    first = plan(
+        backbone=BackbonePlan(image_size=32),
+        training=TrainingPlan(epochs=2, learning_rate=1e-6, seed=1, controls=False),
     )
+    before = finetune_data(DATA, first, tmp_path / "first", console=Quiet())
+    second = plan(backbone=BackbonePlan(start=str(tmp_path / "first")), training=STILL)
     after = finetune_data(DATA, second, tmp_path / "second", console=Quiet())
     assert after.test_auroc.value == pytest.approx(before.test_auroc.value, abs=1e-3)
     assert xvision.load_model(tmp_path / "second", device="cpu").input.height == 32
@@ -64,7 +70,9 @@ def test_training_goes_on_from_an_earlier_classifier(tmp_path: Path) -> None:
 
 def test_an_earlier_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     finetune_data(DATA, plan(), tmp_path / "first", console=Quiet())
-    other = plan(backbone=BackbonePlan(start=str(tmp_path / "first")), decision=DecisionPlan("lesion", 0.5))
+    other = plan(
+        backbone=BackbonePlan(start=str(tmp_path / "first")), decision=DecisionPlan("lesion", 0.5), training=STILL
+    )
     with pytest.raises(ModelError, match="has the classes lesion, normal, the data normal, lesion"):
         finetune_data(DATA, other, tmp_path / "second", console=Quiet())
 

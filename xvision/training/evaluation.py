@@ -42,7 +42,7 @@ from xvision.models.protocols import Classifier, TextClassifier
 __all__ = [
     "BeforeAfter", "Blind", "Cases", "Change", "Evaluation", "Figure", "SiteMatrix", "TrainingEvidence",
     "before_after", "cases_of", "change", "evaluate", "evaluate_logits", "image_blind", "image_blind_logits", "predict",
-    "read_evaluation", "site_matrix", "sites_of", "write_evaluation",
+    "read_evaluation", "site_matrix", "site_matrix_of_logits", "sites_of", "write_evaluation",
 ]  # fmt: skip
 
 BATCH = 64
@@ -176,19 +176,32 @@ def site_matrix(
 
     sites: named data sets, or the levels of a column (``sites_of``). column: what the sites are called.
     """
-    logits = [[predict(model, data) for data in sites.values()] for model in models.values()]
-    cases = [cases_of(data, classes) for data in sites.values()]
-    cells = tuple(
-        tuple(evaluate_logits(found, part, seed=seed) for found, part in zip(row, cases, strict=True)) for row in logits
-    )
-    level = 1 - (1 - _LEVEL) / max(len(sites), 1)
+    rows = [{site: predict(model, data) for site, data in sites.items()} for model in models.values()]
+    return _matrix(column, tuple(models), {site: cases_of(data, classes) for site, data in sites.items()}, rows, seed)
+
+
+def site_matrix_of_logits(
+    logits: Mapping[str, np.ndarray], cases: Cases, levels: np.ndarray, *, column: str, seed: int = 0
+) -> SiteMatrix:
+    """As ``site_matrix`` from logits (N, K) of every model on the same cases. levels: (N,) the site of each case."""
+    sites = sorted(set(levels.tolist()))
+    parts = {site: Cases(cases.labels[levels == site], cases.patients[levels == site]) for site in sites}
+    rows = [{site: found[levels == site] for site in sites} for found in logits.values()]
+    return _matrix(column, tuple(logits), parts, rows, seed)
+
+
+def _matrix(
+    column: str, models: Sequence[str], cases: Mapping[str, Cases], rows: Sequence[Mapping[str, np.ndarray]], seed: int
+) -> SiteMatrix:
+    """rows: for each model, its logits (N, K) by site."""
+    cells = tuple(tuple(evaluate_logits(row[site], part, seed=seed) for site, part in cases.items()) for row in rows)
+    level = 1 - (1 - _LEVEL) / max(len(cases), 1)
     changes: tuple[Change, ...] = ()
-    for earlier, later in pairwise(logits[-2:]):
+    for earlier, later in pairwise(rows[-2:]):
         changes = tuple(
-            change(after, before, part, level=level, seed=seed)
-            for after, before, part in zip(later, earlier, cases, strict=True)
+            change(later[site], earlier[site], part, level=level, seed=seed) for site, part in cases.items()
         )
-    return SiteMatrix(column, tuple(models), tuple(sites), cells, changes)
+    return SiteMatrix(column, tuple(models), tuple(cases), cells, changes)
 
 
 def image_blind(

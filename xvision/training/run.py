@@ -1,41 +1,34 @@
-"""From a plan to a checkpoint: data, model, loop, and an evaluation on patients the loop never saw."""
+"""From a plan to a checkpoint: data, model, loop, and the evidence of what training did."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
 
 from xvision import text
 from xvision.config import Plan
 from xvision.data.dataset import AuditDataset
-from xvision.data.manifest import load_data
-from xvision.errors import ConfigError, DataError, ModelError
-from xvision.methods.intervals import Estimate, proportion
-from xvision.methods.scores import auroc
-from xvision.models.checkpoint import load_model
+from xvision.data.plan_data import load_plan_data
+from xvision.errors import ModelError
+from xvision.methods.intervals import Estimate
+from xvision.models.evidence import TrainingEvidence, write_evaluation
+from xvision.models.huggingface import adapt, preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.protocols import Classifier, InputSpec
-from xvision.store import write_atomic
-from xvision.training.loop import Arrays, Progress, TrainingSummary, finetune
+from xvision.models.open import load_model
+from xvision.training import state
+from xvision.training.aftermath import After, evidence_of, lines_of
+from xvision.training.evaluation import predict
+from xvision.training.inputs import Bar, Inputs, classes_of, read_inputs, splits_of, texts_of
+from xvision.training.loop import Progress, TrainingSummary, finetune
+from xvision.training.rehearsal import old_data, remembered
+from xvision.training.search import search, told
+from xvision.training.world import world
 
-_SPLITS = ("train", "validation", "test")
-
-
-class Bar(Protocol):
-    """Where progress is shown."""
-
-    def update(self, title: str, done: float, total: float, note: str = "") -> None: ...
-
-    def close(self) -> None: ...
-
-    def say(self, sentence: str) -> None: ...
+__all__ = ["Bar", "FinetuneReport", "build_model", "finetune_data", "finetune_plan"]
 
 
 @dataclass(frozen=True)
@@ -44,62 +37,84 @@ class FinetuneReport:
 
     checkpoint: Path
     summary: TrainingSummary
-    test_auroc: Estimate
-    test_accuracy: Estimate
+    evidence: TrainingEvidence
+
+    @property
+    def test_auroc(self) -> Estimate:
+        return self._test("auroc")
+
+    @property
+    def test_accuracy(self) -> Estimate:
+        return self._test("accuracy")
+
+    def _test(self, name: str) -> Estimate:
+        part = self.evidence.split("test")
+        if part is None:
+            raise ModelError(f"{self.checkpoint} was not tested.")
+        found = getattr(part.after, name)
+        return Estimate(found.value, found.low, found.high, found.n, found.method, found.reason)
 
     def __str__(self) -> str:
-        auroc_text = text.value(
-            self.test_auroc.value, self.test_auroc.low, self.test_auroc.high, reason=self.test_auroc.reason
-        )
-        accuracy = text.value(
-            self.test_accuracy.value, self.test_accuracy.low, self.test_accuracy.high, reason=self.test_accuracy.reason
-        )
-        best, baseline = self.summary.validation.auroc, self.summary.baseline_auroc
+        summary, chosen = self.summary, "the worst group's AUROC" if self.summary.validation.worst_group else "AUROC"
+        best, baseline = summary.validation.auroc, summary.baseline_auroc
         lines = [
-            f"Checkpoint: {self.checkpoint} (epoch {self.summary.best_epoch} of {self.summary.epochs}, by validation AUROC)",
-            f"Test AUROC {auroc_text}, accuracy {accuracy}, on {text.plural(self.test_auroc.n, 'patient')} never trained on",
+            f"Checkpoint: {self.checkpoint} (epoch {summary.best_epoch} of {summary.epochs}, by validation {chosen})",
+            f"Test AUROC {_said(self.test_auroc)}, accuracy {_said(self.test_accuracy)}, on "
+            f"{text.plural(self.test_auroc.n, 'patient')} never trained on",
             f"Validation AUROC {text.number(best)}; plain pixels in a logistic regression reach {text.number(baseline)}",
+            f"Trained {summary.trained_parameters:,} of {summary.parameters:,} weights in {summary.seconds:.0f} s: "
+            f"{summary.images_per_second:.0f} images/s, {100 * summary.mfu:.0f} % of this device's matrix rate",
+            *lines_of(self.evidence),
         ]
-        if not self.summary.beats_majority:
-            lines.append("Warning: no better than always answering the commonest class.")
-        if best is not None and baseline is not None and best <= baseline:
-            lines.append(
-                "Warning: no better than a logistic regression on plain pixels; the network adds nothing here."
-            )
         return "\n".join(lines)
 
 
-def finetune_plan(plan: Plan, *, console: Bar) -> FinetuneReport:
+def _said(found: Estimate) -> str:
+    return text.value(found.value, found.low, found.high, reason=found.reason)
+
+
+def finetune_plan(plan: Plan, *, console: Bar, resume: bool = False, searching: bool = False) -> FinetuneReport:
     """Trains what the plan describes and writes the checkpoint to ``model.path``."""
-    out = Path(plan.model.path)
-    columns = tuple(dict.fromkeys((*plan.data.groups, *plan.data.acquisition)))
     return finetune_data(
-        load_data(plan.data.path, groups=columns, columns=plan.data.columns), plan, out, console=console
+        load_plan_data(plan.data), plan, Path(plan.model.path), console=console, resume=resume, searching=searching
     )
 
 
-def finetune_data(data: AuditDataset, plan: Plan, out: Path, *, console: Bar) -> FinetuneReport:
-    """As ``finetune_plan`` for data already loaded. Raises DataError when a split is missing or shares a patient."""
-    classes = _classes(data, plan)
-    splits = _splits(data)
-    model = build_model(plan, classes)
-    shape = model.config
-    spec = InputSpec(shape.num_channels, shape.image_size, shape.image_size)
-    train, validation = (_arrays(splits[name], spec, classes, console) for name in ("train", "validation"))
+def finetune_data(
+    data: AuditDataset, plan: Plan, out: Path, *, console: Bar, resume: bool = False, searching: bool = False
+) -> FinetuneReport:
+    """As ``finetune_plan`` for data already loaded. searching: first look for the best recipe, as ``[search]`` says.
+
+    Raises DataError when a split is missing or shares a patient, ConfigError for a plan that does not fit the data.
+    """
+    classes, splits = classes_of(data, plan), splits_of(data)
+    old = old_data(plan)
+    build = partial(build_model, plan, classes, splits["train"], multilabel=data.multilabel)
+    model = build()
+    inputs = read_inputs(
+        splits, None if old is None else old.split("train"), model, plan, state.folder_of(out), console
+    )
+    if searching:
+        plan = _searched(plan, build, inputs, out, console)
+    before = _before(model, plan, splits)
     try:
-        summary = finetune(model, train, validation, plan.training, out, progress=_shown(console))
+        summary = finetune(
+            model, inputs.arrays["train"], inputs.arrays["validation"], plan.training, out, old=inputs.old, resume=resume,
+            flip=not plan.data.laterality, record={"source": remembered(plan, out)}, progress=_shown(console, "Fine-tuning"),
+        )  # fmt: skip
+        after = After(load_model(out), plan, classes, inputs, old, before, summary)
+        evidence = evidence_of(after, build, out, progress=lambda name, update: _shown(console, name)(update))
     finally:
         console.close()
-    trained = load_model(out)
-    test_auroc, test_accuracy = evaluate(trained, splits["test"], classes)
-    report = FinetuneReport(out, summary, test_auroc, test_accuracy)
-    evaluation = {"test_auroc": test_auroc._asdict(), "test_accuracy": test_accuracy._asdict()}
-    write_atomic(out / "evaluation.json", json.dumps(evaluation, indent=2, allow_nan=False).encode())
-    return report
+    if world().first:
+        write_evaluation(out, evidence)
+    return FinetuneReport(out, summary, evidence)
 
 
-def build_model(plan: Plan, classes: tuple[str, ...]) -> LlmImageClassifier:
-    """The untrained classifier that the plan's ``[backbone]`` describes."""
+def build_model(
+    plan: Plan, classes: tuple[str, ...], train: AuditDataset, *, multilabel: bool = False
+) -> LlmImageClassifier:
+    """The untrained classifier that the plan's ``[backbone]`` describes; its vocabulary is that of the training texts."""
     backbone, pretrained = plan.backbone, plan.backbone.pretrained
     if backbone.start:
         return _continued(backbone.start, classes)
@@ -111,6 +126,12 @@ def build_model(plan: Plan, classes: tuple[str, ...]) -> LlmImageClassifier:
         classes=classes,
         attention=backbone.attention,
         stem=backbone.stem,
+        head=backbone.head,
+        label_words=backbone.label_words,
+        multilabel=multilabel,
+        dropout=backbone.dropout,
+        text_tokens=backbone.text_tokens,
+        texts=texts_of(train) if backbone.text_tokens else (),
         seed=plan.training.seed,
     )
 
@@ -129,66 +150,37 @@ def _continued(folder: str, classes: tuple[str, ...]) -> LlmImageClassifier:
     return module.requires_grad_(True)
 
 
-def evaluate(model: Classifier, data: AuditDataset, classes: tuple[str, ...]) -> tuple[Estimate, Estimate]:
-    """AUROC (of the last class when there are two, else not given) and accuracy on a split."""
-    labels = data.label_codes(classes)
-    ids = [str(name) for name in data.table.index]
-    parts = [ids[start : start + 64] for start in range(0, len(ids), 64)]
-    with torch.inference_mode():
-        logits = torch.cat(
-            [model.logits(torch.from_numpy(data.pixels(part, model.input)).to(model.device)).cpu() for part in parts]
-        )
-    patients = data.table["patient"].to_numpy(dtype=str)
-    accuracy = proportion(logits.argmax(1).numpy() == labels, patients)
-    if len(classes) != 2:
-        return Estimate(None, None, None, len(set(patients)), "", "more than two classes; see the audit"), accuracy
-    return auroc((logits[:, 1] - logits[:, 0]).double().numpy(), labels == 1, patients), accuracy
+def _before(model: LlmImageClassifier, plan: Plan, splits: dict[str, AuditDataset]) -> dict[str, np.ndarray]:
+    """Logits on validation and test of an earlier classifier; nothing where training starts from scratch."""
+    if not plan.backbone.start:
+        return {}
+    found = adapt(model, preprocessing_of(model.config), source=plan.backbone.start)
+    return {name: predict(found, splits[name]) for name in ("validation", "test")}
 
 
-def _classes(data: AuditDataset, plan: Plan) -> tuple[str, ...]:
-    """Class names in alphabetical order, the declared positive class last."""
-    found = sorted(set(data.table["label"]))
-    positive = plan.decision.positive
-    if positive is None:
-        return tuple(found)
-    if positive not in found:
-        raise ConfigError(f"decision.positive is {positive!r}, but the labels are {', '.join(found)}.")
-    return (*[name for name in found if name != positive], positive)
+def _searched(plan: Plan, build: Callable[[], LlmImageClassifier], inputs: Inputs, out: Path, console: Bar) -> Plan:
+    """The plan with the best recipe found; trials are trained as the real thing will be, into folders of their own."""
+    folder = out.with_name(f"{out.name}.search")
 
+    def trained(recipe, place):  # type: ignore[no-untyped-def]  # the search's own types
+        arrays = inputs.arrays
+        summary = finetune(
+            build(), arrays["train"], arrays["validation"], recipe, place, old=inputs.old,
+            flip=not plan.data.laterality, resume=True, progress=_shown(console, place.name),
+        )  # fmt: skip
+        return summary.validation
 
-def _splits(data: AuditDataset) -> dict[str, AuditDataset]:
-    found = {name: data.split(name) for name in _SPLITS if (data.table["split"] == name).any()}
-    missing = [name for name in _SPLITS if name not in found]
-    if missing:
-        have = ", ".join(sorted(set(data.table["split"])))
-        raise DataError(
-            f"fine-tuning needs the splits train, validation and test; {', '.join(missing)} is missing (found: {have})."
-        )
-    owners: dict[str, str] = {}
-    for name, part in found.items():
-        for patient in set(part.table["patient"]):
-            if owners.setdefault(patient, name) != name:
-                raise DataError(
-                    f"patient {patient!r} is in both {owners[patient]} and {name}: split by patient, or the test says nothing."
-                )
-    return found
-
-
-def _arrays(data: AuditDataset, spec: InputSpec, classes: tuple[str, ...], console: Bar) -> Arrays:
-    """A split in memory at 8 bits, decoded once."""
-    ids = [str(name) for name in data.table.index]
-    pixels = np.empty((len(ids), spec.channels, spec.height, spec.width), dtype=np.uint8)
-    for start in range(0, len(ids), 64):
-        part = ids[start : start + 64]
-        pixels[start : start + len(part)] = np.rint(data.pixels(part, spec) * 255.0)
-        console.update("Reading images", start + len(part), len(ids))
+    best, trials = search(plan.training, plan.search, trained, folder)
     console.close()
-    return Arrays(pixels, np.array(data.label_codes(classes)))
+    console.say(told(trials))
+    return replace(plan, training=best)
 
 
-def _shown(console: Bar) -> Callable[[Progress], None]:
+def _shown(console: Bar, title: str) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
         note = f"loss {progress.loss:.3f}, {progress.images_per_second:.0f} images/s"
-        console.update(f"Fine-tuning, epoch {progress.epoch}", progress.step, progress.total, note)
+        if progress.mfu is not None:
+            note += f", MFU {100 * progress.mfu:.0f} %"
+        console.update(f"{title}, epoch {progress.epoch}", progress.step, progress.total, note)
 
     return show
