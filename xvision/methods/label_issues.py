@@ -180,7 +180,8 @@ def noise_share(
     """Estimated share of wrong labels: the confident joint off its diagonal, each row scaled to its label's cases.
 
     guess: (N,) as in ``confident_joint``. The interval is a patient bootstrap with the thresholds and probabilities as
-    they are, so it holds the chance of who is in the data, not that of a model which is confidently wrong.
+    they are, so it holds the chance of who is in the data. Confident mistakes of the model count as wrong labels: where
+    it is often wrong the share is too high.
     """
     truth, found = np.asarray(labels), np.asarray(guess)
     size = int(truth.max(initial=0)) + 1
