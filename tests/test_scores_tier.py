@@ -58,7 +58,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole command, on files of which none is an image."""
     folder = tmp_path_factory.mktemp("scores")
     manifest, predictions = written(folder, table())
-    words = ["audit", "--model", str(predictions), "--data", str(manifest), "--groups", "sex", "--out", str(folder / "run")]
+    words = [
+        "audit",
+        "--model",
+        str(predictions),
+        "--data",
+        str(manifest),
+        "--groups",
+        "sex",
+        "--out",
+        str(folder / "run"),
+    ]
     assert cli.main(words) == 0
     return xvision.open_run(folder / "run")
 
@@ -97,7 +107,10 @@ def test_the_run_says_that_there_was_no_model(run: Run) -> None:
 
 def test_the_report_is_built(run: Run, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "reports", str(run.path), "-o", str(tmp_path / "x.pdf")], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "reports", str(run.path), "-o", str(tmp_path / "x.pdf")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
@@ -123,11 +136,15 @@ def test_cases_and_predictions_must_match(tmp_path: Path) -> None:
     manifest, predictions = written(tmp_path, table(30))
     scores = pd.read_csv(predictions)
     scores.iloc[1:].to_csv(predictions, index=False)
-    with pytest.raises(DataError, match=r"1 of 30 audited cases have no prediction, such as 'nowhere/\d+\.png'.*column image"):
+    with pytest.raises(
+        DataError, match=r"1 of 30 audited cases have no prediction, such as 'nowhere/\d+\.png'.*column image"
+    ):
         audit(manifest, predictions, tmp_path / "run")
     extra = pd.concat([scores, scores.iloc[:1].assign(image="other.png")])
     extra.to_csv(predictions, index=False)
-    with pytest.raises(DataError, match=r"1 of 31 predictions belong to no case of the data, such as 'other\.png': remove them"):
+    with pytest.raises(
+        DataError, match=r"1 of 31 predictions belong to no case of the data, such as 'other\.png': remove them"
+    ):
         audit(manifest, predictions, tmp_path / "run")
     scores.rename(columns={"prob:lesion": "prob:nodule"}).to_csv(predictions, index=False)
     data = xvision.load_data(manifest, images_required=False)
@@ -138,8 +155,13 @@ def test_cases_and_predictions_must_match(tmp_path: Path) -> None:
 def test_wrong_predictions_end_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest, predictions = written(tmp_path, table(10))
     predictions.write_text("image,prob:normal,prob:lesion\na.png,0.5,2\n")
-    assert cli.main(["audit", "--model", str(predictions), "--data", str(manifest), "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == f"xvision: {predictions} row 2, prob:lesion: '2' is no probability; give a number from 0 to 1.\n"
+    assert (
+        cli.main(["audit", "--model", str(predictions), "--data", str(manifest), "--out", str(tmp_path / "run")]) == 2
+    )
+    assert (
+        capsys.readouterr().err
+        == f"xvision: {predictions} row 2, prob:lesion: '2' is no probability; give a number from 0 to 1.\n"
+    )
 
 
 def test_a_run_resumes_and_another_file_is_refused(tmp_path: Path) -> None:
@@ -162,8 +184,13 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder, rng = tmp_path_factory.mktemp("findings"), np.random.default_rng(0)
     present = rng.random((80, 2)) < 0.4
     chances = np.round(1 / (1 + np.exp(-rng.normal(2.0 * present - 1.0))), 4)
-    cells = ["|".join(name for name, there in zip(("effusion", "nodule"), row, strict=True) if there) for row in present]
-    with (folder / "manifest.csv").open("w", newline="") as manifest, (folder / "p.csv").open("w", newline="") as scores:
+    cells = [
+        "|".join(name for name, there in zip(("effusion", "nodule"), row, strict=True) if there) for row in present
+    ]
+    with (
+        (folder / "manifest.csv").open("w", newline="") as manifest,
+        (folder / "p.csv").open("w", newline="") as scores,
+    ):
         cases, answers = csv.writer(manifest), csv.writer(scores)
         cases.writerow(["id", "label"])
         answers.writerow(["id", "finding:effusion", "finding:nodule"])
@@ -196,7 +223,10 @@ def test_a_finding_must_be_named_and_known(findings: tuple[Path, Path], tmp_path
 
 def test_a_multilabel_network_is_audited_with_its_pictures(phantoms: Path, tmp_path: Path) -> None:
     """A whole plan: the white box stays one, and the finding's own logit decides."""
-    labels = {"id2label": {0: "nodule", 1: "lesion", 2: "effusion"}, "label2id": {"nodule": 0, "lesion": 1, "effusion": 2}}
+    labels = {
+        "id2label": {0: "nodule", 1: "lesion", 2: "effusion"},
+        "label2id": {"nodule": 0, "lesion": 1, "effusion": 2},
+    }
     module = seeded(lambda: vit(**{**LABELS, **labels}, problem_type="multi_label_classification", num_channels=1))
     processor = {**PROCESSOR, "image_mean": [0.5], "image_std": [0.3]}
     folder = save_folder(tmp_path / "model", module, processor)

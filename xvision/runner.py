@@ -198,12 +198,13 @@ def _finish(
     writer: Writer, info: RunInfo, audit: Audit, records: list[Record], criteria: Criteria | None, seconds: float
 ) -> None:
     everything = Run(writer.path).records
+    clean = 0 if audit.model.access == "scores" else len(audit.ids)
     info = replace(
         info,
         status="partial" if any(record.status == "failed" for record in everything) else "complete",
         finished=provenance.now(),
         seconds=seconds,
-        forward=sum(record.forward for record in everything) + (len(audit.ids) if audit.model.access != "scores" else 0),
+        forward=sum(record.forward for record in everything) + clean,
         backward=sum(record.backward for record in everything),
     )
     writer.info(info)

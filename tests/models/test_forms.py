@@ -12,6 +12,7 @@ import torch
 
 import xvision
 from tests.models.builders import WITHOUT_MAP, pixels, save_folder, seeded, vit
+from tests.models.vlm_builders import save_vlm
 from xvision.config import PromptPlan
 from xvision.errors import ConfigError, ModelError
 from xvision.models import checkpoint, open
@@ -50,7 +51,9 @@ def test_the_name_decides_the_form(name: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.pt2", "a.onnx"])
 def test_a_prompt_is_for_vision_language_models(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\[model\.prompt\] is for vision-language models, but .* is a \.\w+ file: remove it"):
+    with pytest.raises(
+        ConfigError, match=r"\[model\.prompt\] is for vision-language models, but .* is a \.\w+ file: remove it"
+    ):
         load_model(tmp_path / name, prompt=PROMPT)
     folder = save_folder(tmp_path / "model", seeded(vit))
     with pytest.raises(ConfigError, match="is an image classifier: remove it"):
@@ -70,10 +73,25 @@ def test_a_vision_language_model_without_a_prompt_says_what_to_write(tmp_path: P
         load_model(folder, device="cpu")
 
 
-def test_a_vision_language_model_with_a_prompt_goes_its_own_way(tmp_path: Path) -> None:
-    folder = config_only(tmp_path / "vlm", model_type="llava", architectures=["LlavaForConditionalGeneration"])
-    with pytest.raises(ModelError, match=r"vlm"):
-        load_model(folder, device="cpu", prompt=PROMPT)
+def test_a_vision_language_model_with_a_prompt_is_a_classifier(tmp_path: Path) -> None:
+    folder = save_vlm(tmp_path / "vlm", "llava")
+    model = load_model(folder, device="cpu", prompt=PROMPT)
+    assert (model.classes, model.task) == (("normal", "lesion"), "binary")
+    assert model.description["source"] == str(folder)
+
+
+def test_a_head_makes_a_classifier_of_a_model_that_could_also_speak(tmp_path: Path) -> None:
+    """ShieldGemma 2 is in both of transformers' lists."""
+    headed = config_only(
+        tmp_path / "headed", model_type="shieldgemma2", architectures=["ShieldGemma2ForImageClassification"]
+    )
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(headed, device="cpu")
+    spoken = config_only(
+        tmp_path / "spoken", model_type="shieldgemma2", architectures=["ShieldGemma2ForConditionalGeneration"]
+    )
+    with pytest.raises(ConfigError, match="must be asked"):
+        load_model(spoken, device="cpu")
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------
@@ -121,7 +139,9 @@ def test_timm_folders_that_cannot_be_used_are_refused(changes: dict[str, Any], m
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
 def test_timm_is_asked_for_only_then_and_its_absence_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is a timm model, which needs timm and a torchvision that fits torch .*\.pt2 archive"):
+    with pytest.raises(
+        ModelError, match=r"is a timm model, which needs timm and a torchvision that fits torch .*\.pt2 archive"
+    ):
         load_model(config_only(tmp_path / "timm", **TIMM), device="cpu")
 
 
@@ -135,7 +155,12 @@ def test_a_finding_keeps_what_the_model_offers(tmp_path: Path) -> None:
     view = finding_view(model, "nodule")
     assert isinstance(view, AttentionClassifier)
     assert isinstance(view, EmbeddingClassifier)
-    assert (view.classes, view.task, view.access, view.input) == (("no nodule", "nodule"), "binary", "white-box", model.input)
+    assert (view.classes, view.task, view.access, view.input) == (
+        ("no nodule", "nodule"),
+        "binary",
+        "white-box",
+        model.input,
+    )
     images = pixels(3)
     with torch.no_grad():
         every = model.logits(images)
@@ -148,7 +173,9 @@ def test_a_finding_keeps_what_the_model_offers(tmp_path: Path) -> None:
 
 
 def test_a_finding_has_the_gradient_of_its_own_logit(tmp_path: Path) -> None:
-    model = adapt(seeded(lambda: vit(**SEVERAL)), Preprocessing(InputSpec(3, 64, 64), 1.0, (0.5,) * 3, (0.5,) * 3), source="x")
+    model = adapt(
+        seeded(lambda: vit(**SEVERAL)), Preprocessing(InputSpec(3, 64, 64), 1.0, (0.5,) * 3, (0.5,) * 3), source="x"
+    )
     images = pixels(2).requires_grad_()
     (expected,) = torch.autograd.grad(model.logits(images)[:, 2].sum(), images)
     (found,) = torch.autograd.grad(finding_view(model, "lesion").logits(images)[:, 1].sum(), images)

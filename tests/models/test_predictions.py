@@ -23,7 +23,9 @@ def write(folder: Path, *lines: str) -> Path:
 
 
 def test_probabilities_become_logits_and_come_back(tmp_path: Path) -> None:
-    model = load_model(write(tmp_path, "extra,image,prob:a,prob:b,prob:c", "x,1.png,0.2,0.3,0.5", ",2.png,1,0,0"), device="cpu")
+    model = load_model(
+        write(tmp_path, "extra,image,prob:a,prob:b,prob:c", "x,1.png,0.2,0.3,0.5", ",2.png,1,0,0"), device="cpu"
+    )
     assert isinstance(model, PredictionsClassifier)
     assert isinstance(model, Classifier)
     assert (model.classes, model.task, model.access, model.key) == (("a", "b", "c"), "multiclass", "scores", "image")
@@ -73,7 +75,10 @@ def test_a_predictions_file_is_known_by_its_name() -> None:
         ((HEADER, "1,0.5,nan"), r"row 2, prob:lesion: 'nan' is no probability"),
         ((HEADER, "1,0.5,0.5", "2,1.5,-0.5"), r"row 3, prob:normal: '1\.5' is no probability"),
         ((HEADER, "1,0.5,"), r"row 2, prob:lesion: '' is no probability"),
-        ((HEADER, "1,0.5,0.5", "", "2,0.5,0.3"), r"row 4: the probabilities sum to 0\.8, not 1 \(1 rows do not\).*finding:NAME"),
+        (
+            (HEADER, "1,0.5,0.5", "", "2,0.5,0.3"),
+            r"row 4: the probabilities sum to 0\.8, not 1 \(1 rows do not\).*finding:NAME",
+        ),
         ((HEADER, "1,0.5,0.5", "1,0.5,0.5"), r"row 3 repeats the id '1' of row 2"),
         ((HEADER, ",0.5,0.5"), "row 2 has no id"),
         ((HEADER, "1,0.5"), "row 2 has 2 cells but the header has 3"),
@@ -91,7 +96,7 @@ def test_files_that_cannot_be_used_are_refused(lines: tuple[str, ...], message: 
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file. Give a CSV file of predictions"):
+    with pytest.raises(ModelError, match=r"no such file\. Give a CSV file of predictions"):
         load_predictions(tmp_path / "absent.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(ModelError, match="cannot be read"):

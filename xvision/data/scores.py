@@ -36,7 +36,7 @@ class _NoImages:
         return ()
 
     def digests(self, ids: Sequence[str], content: Literal["image", "mask"]) -> tuple[str, ...]:
-        """"" for each: images do not count."""
+        """ "" for each: images do not count."""
         return ("",) * len(ids)
 
     def _refuse(self, ids: Sequence[str]) -> NoReturn:

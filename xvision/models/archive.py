@@ -37,9 +37,9 @@ _CPU = {"type": "cpu", "index": None}
 
 
 class Archive(NamedTuple):
-    """stream: a clean archive for ``torch.export.load``. extra: texts that came along, by name."""
+    """content: a clean archive for ``torch.export.load``. extra: texts that came along, by name."""
 
-    stream: io.BytesIO
+    content: bytes
     program: Program
     extra: dict[str, str]
 
@@ -58,7 +58,9 @@ def open_archive(source: Path | io.BytesIO, where: str) -> Archive:
             }
             return Archive(_rebuilt(archive, members, {_PROGRAM: program.document, **configs}, where), program, extra)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as problem:
-        raise ModelError(f"{where} is no readable .pt2 archive ({problem}): save it again with torch.export.save.") from None
+        raise ModelError(
+            f"{where} is no readable .pt2 archive ({problem}): save it again with torch.export.save."
+        ) from None
     except FileNotFoundError:
         raise ModelError(f"{where}: no such file. Give a .pt2 archive written by torch.export.save.") from None
     except OSError as problem:
@@ -76,7 +78,9 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
     for info in found:
         name = info.filename.partition("/")[2]
         if len(roots) > 1 or not name or ".." in name.split("/") or "\\" in name or name in members:
-            raise ModelError(f"{where} holds {info.filename!r}, outside its one folder or twice: it is no .pt2 archive.")
+            raise ModelError(
+                f"{where} holds {info.filename!r}, outside its one folder or twice: it is no .pt2 archive."
+            )
         if name != _UNREAD:
             members[_allowed(name, where)] = info
     if missing := [name for name in (_PROGRAM, *_CONFIGS) if name not in members]:
@@ -118,9 +122,13 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> dict[s
     try:
         data = json.loads(_bytes(archive, info, MAX_JSON_BYTES, where))
     except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{where}: {info.filename} is not readable JSON ({problem}): export the model again.") from None
+        raise ModelError(
+            f"{where}: {info.filename} is not readable JSON ({problem}): export the model again."
+        ) from None
     if not isinstance(data, dict):
-        raise ModelError(f"{where}: {info.filename} holds a {type(data).__name__}, not an object: export the model again.")
+        raise ModelError(
+            f"{where}: {info.filename} holds a {type(data).__name__}, not an object: export the model again."
+        )
     return data
 
 
@@ -131,9 +139,13 @@ def _checked_config(
     folder = name.rpartition("/")[0]
     try:
         entries = _json(archive, members[name], where)["config"].items()
-        return {"config": {item: _payload(members, folder, entry, f"{where}: {item[:80]!r}") for item, entry in entries}}
+        return {
+            "config": {item: _payload(members, folder, entry, f"{where}: {item[:80]!r}") for item, entry in entries}
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        raise ModelError(f"{where}: {name} is damaged ({type(problem).__name__}: {problem}): export it again.") from None
+        raise ModelError(
+            f"{where}: {name} is damaged ({type(problem).__name__}: {problem}): export it again."
+        ) from None
 
 
 def _payload(members: dict[str, zipfile.ZipInfo], folder: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
@@ -152,12 +164,17 @@ def _payload(members: dict[str, zipfile.ZipInfo], folder: str, entry: dict[str, 
         "dtype": meta["dtype"], "sizes": [{"as_int": size} for size in sizes], "requires_grad": False, "device": _CPU,
         "strides": [{"as_int": step} for step in strides], "storage_offset": {"as_int": offset}, "layout": _STRIDED,
     }  # fmt: skip
-    return {"path_name": entry["path_name"], "is_param": bool(entry["is_param"]), "use_pickle": False, "tensor_meta": tensor}
+    return {
+        "path_name": entry["path_name"],
+        "is_param": bool(entry["is_param"]),
+        "use_pickle": False,
+        "tensor_meta": tensor,
+    }
 
 
 def _rebuilt(
     archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], documents: dict[str, Any], where: str
-) -> io.BytesIO:
+) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as clean:
         for name, info in sorted(members.items()):
@@ -167,8 +184,7 @@ def _rebuilt(
                 limit = 256 if name in _SMALL else MAX_BYTES
                 clean.writestr(_entry(name), _bytes(archive, info, limit, where))
         clean.writestr(_entry(_UNREAD), b"")
-    stream.seek(0)
-    return stream
+    return stream.getvalue()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

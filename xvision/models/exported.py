@@ -39,15 +39,28 @@ class Card:
     resample: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
     input: tuple[int, int, int] | None = None
     """Channels, height and width, where the archive leaves them free."""
-    architecture: str = "exported program"
+    architecture: str = "program"
 
 
 class ExportedClassifier(NetworkClassifier):
-    """A program read from an archive. A fixed or bounded number of images is met by cutting and by repeating the last."""
+    """A program read from an archive. A fixed or bounded number of images is met by cutting and by repeating the last.
 
-    def __init__(self, module: nn.Module, facts: Facts, device: torch.device, batch: tuple[int, int | None]) -> None:
-        self._batch = batch
-        super().__init__(module, facts, device)
+    content: a checked archive. It is kept, because the network inside cannot be sent to another process as it is.
+    """
+
+    def __init__(self, content: bytes, facts: Facts, device: torch.device, batch: tuple[int, int | None]) -> None:
+        self._content, self._batch = content, batch
+        self._seeds: tuple[int, ...] = ()
+        super().__init__(_module(content, device, facts.source), facts, device)
+
+    def randomised(self, seed: int) -> ExportedClassifier:
+        """The same program with every weight tensor shuffled."""
+        twin = super().randomised(seed)
+        twin._seeds = (*self._seeds, seed)
+        return twin
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _revived, (self._content, self.facts, str(self.device), self._batch, self._seeds)
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         fewest, most = self._batch
@@ -57,6 +70,16 @@ class ExportedClassifier(NetworkClassifier):
         missing = max(fewest - len(pixels), 0)
         outputs: torch.Tensor = self.module(torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1))))
         return outputs[: len(pixels)]
+
+
+def _revived(
+    content: bytes, facts: Facts, device: str, batch: tuple[int, int | None], seeds: tuple[int, ...]
+) -> ExportedClassifier:
+    """The classifier in another process."""
+    model = ExportedClassifier(content, facts, torch.device(device), batch)
+    for seed in seeds:
+        model = model.randomised(seed)
+    return model
 
 
 def load_exported(path: Path, device: torch.device) -> ExportedClassifier:
@@ -79,7 +102,9 @@ def export_pt2(model: HuggingFaceClassifier, path: Path) -> None:
     if path.suffix != ".pt2":
         raise ModelError(f"{path}: give the archive a name that ends in .pt2.")
     if model.takes_text:
-        raise ModelError("The model reads clinical text, which has no place in an archive of pixels to logits: keep its folder.")
+        raise ModelError(
+            "The model reads clinical text, which has no place in an archive of pixels to logits: keep its folder."
+        )
     spec, config = model.input, model.module.config
     card = Card(
         tuple(str(config.id2label[index]) for index in sorted(config.id2label)),
@@ -89,11 +114,14 @@ def export_pt2(model: HuggingFaceClassifier, path: Path) -> None:
     )
     archive = open_archive(_exported(model), str(path))
     _compare(model, _classifier(archive, card, model.device, str(path), ()), str(path))
-    write_atomic(path, _with_card(archive.stream.getvalue(), card))
+    write_atomic(path, _with_card(archive.content, card))
 
 
 class _Normalised(nn.Module):
     """Pixels in [0, 1] to logits."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
         super().__init__()
@@ -135,7 +163,9 @@ def _compare(model: HuggingFaceClassifier, twin: ExportedClassifier, where: str)
     pixels = noise.to(model.device)
     gap = float((model.logits(pixels) - twin.logits(pixels)).abs().max())
     if not gap <= _TOLERANCE:
-        raise ModelError(f"{where}: the exported program's logits differ from the model's by {gap:.2g}; nothing is written.")
+        raise ModelError(
+            f"{where}: the exported program's logits differ from the model's by {gap:.2g}; nothing is written."
+        )
 
 
 def _card(path: Path, archive: Archive) -> tuple[Card, tuple[str, ...]]:
@@ -174,8 +204,10 @@ def _classifier(
         )
     multilabel = card.problem_type == "multi_label_classification" and program.outputs > 1
     structure = json.dumps(program.document, sort_keys=True)
-    facts = Facts(classes, multilabel, _input(archive, card, source), card.architecture, source, structure, notes)
-    return ExportedClassifier(_module(archive, device, source), facts, device, program.batch)
+    facts = Facts(
+        classes, multilabel, _input(archive, card, source), f"{card.architecture} (.pt2)", source, structure, notes
+    )
+    return ExportedClassifier(archive.content, facts, device, program.batch)
 
 
 def _input(archive: Archive, card: Card, source: str) -> InputSpec:
@@ -192,10 +224,10 @@ def _input(archive: Archive, card: Card, source: str) -> InputSpec:
     return InputSpec(channels, height, width, card.resample or "bilinear")
 
 
-def _module(archive: Archive, device: torch.device, source: str) -> nn.Module:
+def _module(content: bytes, device: torch.device, source: str) -> nn.Module:
     try:
         with _quiet():
-            program = torch.export.load(archive.stream)
+            program = torch.export.load(io.BytesIO(content))
             if device.type != "cpu":
                 program = move_to_device_pass(program, device)
             return program.module(check_guards=False)

@@ -101,7 +101,7 @@ class FindingView:
 class ShuffledFindingView(FindingView):
     """Of a model whose weights can be shuffled."""
 
-    needs = ("randomised",)
+    needs: tuple[str, ...] = ("randomised",)
 
     def randomised(self, seed: int) -> Classifier:
         """The same finding of the model with shuffled weights."""
@@ -111,7 +111,7 @@ class ShuffledFindingView(FindingView):
 class EmbeddingFindingView(ShuffledFindingView):
     """Of a model with embeddings, which all findings share."""
 
-    needs = ("randomised", "embed")
+    needs: tuple[str, ...] = ("randomised", "embed")
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, D) in float32."""
@@ -122,7 +122,7 @@ class EmbeddingFindingView(ShuffledFindingView):
 class AttentionFindingView(EmbeddingFindingView):
     """Of a model with attention, which all findings share; only the logits are the finding's own."""
 
-    needs = ("randomised", "embed", "attention")
+    needs: tuple[str, ...] = ("randomised", "embed", "attention")
 
     def attention(self, pixels: torch.Tensor) -> Attention:
         """Attention in the autograd graph, with the finding's logits."""

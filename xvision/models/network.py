@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -94,7 +95,7 @@ class NetworkClassifier:
         outputs = self._run(pixels.float()).float()
         return torch.cat((torch.zeros_like(outputs), outputs), dim=1) if outputs.shape[1] == 1 else outputs
 
-    def randomised(self, seed: int) -> NetworkClassifier:
+    def randomised(self, seed: int) -> Self:
         """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
         twin = copy(self)
         with warnings.catch_warnings():  # copying an exported program meets torch's own deprecations

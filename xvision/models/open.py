@@ -42,7 +42,9 @@ def load_model(path_or_id: str | Path, *, device: str = "auto", prompt: PromptPl
     suffix = Path(path_or_id).suffix.lower()
     target = _device(device)
     if prompt is not None and suffix in (".csv", ".pt2", ".onnx"):
-        raise ConfigError(f"[model.prompt] is for vision-language models, but {path_or_id} is a {suffix} file: remove it.")
+        raise ConfigError(
+            f"[model.prompt] is for vision-language models, but {path_or_id} is a {suffix} file: remove it."
+        )
     if is_predictions(path_or_id):
         return load_predictions(Path(path_or_id))
     if suffix == ".pt2":
@@ -72,7 +74,9 @@ def _from_folder(path_or_id: str | Path, device: torch.device, prompt: PromptPla
     if not is_timm(config) and _speaks(check_model_type(folder, config), config):
         return _vision_language(folder, device, prompt, str(path_or_id))
     if prompt is not None:
-        raise ConfigError(f"[model.prompt] is for vision-language models, but {folder} is an image classifier: remove it.")
+        raise ConfigError(
+            f"[model.prompt] is for vision-language models, but {folder} is an image classifier: remove it."
+        )
     if is_timm(config):
         return load_timm(folder, config, device, source=str(path_or_id))
     return _image_classifier(folder, config, device, str(path_or_id))

@@ -40,8 +40,15 @@ class PredictionsClassifier:
     multilabel: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     access: Access = "scores"
-    input: InputSpec = InputSpec(0, 0, 0)
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def input(self) -> InputSpec:
+        """Nothing: no image is looked at."""
+        return InputSpec(0, 0, 0)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     @property
     def task(self) -> Task:
@@ -72,7 +79,9 @@ class PredictionsClassifier:
         places = {name: place for place, name in enumerate(self.names)}
         missing = [name for name in names if name not in places]
         if missing:
-            raise ModelError(f"{self.path} has no prediction for {missing[0]!r} ({len(missing)} of {len(names)} lack one).")
+            raise ModelError(
+                f"{self.path} has no prediction for {missing[0]!r} ({len(missing)} of {len(names)} lack one)."
+            )
         chosen = np.maximum(self.probabilities[[places[name] for name in names]], SMALLEST)
         if not self.multilabel:
             return np.asarray(np.log(chosen))
@@ -104,7 +113,9 @@ def load_predictions(path: Path) -> PredictionsClassifier:
     chosen = exclusive or together
     places = list(chosen)
     names = _names(rows, header.index(key), key, path)
-    values = np.array([[_probability(row[place], header[place], number, path) for place in places] for number, row in rows])
+    values = np.array(
+        [[_probability(row[place], header[place], number, path) for place in places] for number, row in rows]
+    )
     classes = two_sided(tuple(chosen.values()), len(places))
     if len(classes) > len(places):
         values = np.concatenate((1.0 - values, values), axis=1)
@@ -132,7 +143,9 @@ def _table(path: Path) -> tuple[list[str], list[Row]]:
         raise ModelError(f"{path} cannot be read ({problem.strerror}): make it readable.") from None
     for number, row in rows:
         if len(row) != len(header):
-            raise ModelError(f"{path} row {number} has {len(row)} cells but the header has {len(header)}: correct the row.")
+            raise ModelError(
+                f"{path} row {number} has {len(row)} cells but the header has {len(header)}: correct the row."
+            )
     if not rows:
         raise ModelError(f"{path} has no rows: give a header and one row for each case.")
     return header, rows
@@ -143,7 +156,9 @@ def _key(header: list[str], path: Path) -> Literal["id", "image"]:
         return "id"
     if "image" in header:
         return "image"
-    raise ModelError(f"{path} has neither a column id nor image (found: {', '.join(header[:8])}): say whose each row is.")
+    raise ModelError(
+        f"{path} has neither a column id nor image (found: {', '.join(header[:8])}): say whose each row is."
+    )
 
 
 def _columns(header: list[str], prefix: str) -> dict[int, str]:

@@ -27,8 +27,32 @@ _ARITHMETIC = frozenset({
 })  # fmt: skip
 _ON_SIZES = frozenset(
     f"_operator.{name}"
-    for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "pos", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")
-) | {"math.trunc", "torch.sym_int", "torch.sym_float", "torch.sym_max", "torch.sym_min", "torch.sym_not", "torch.sym_ite"}
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "mod",
+        "neg",
+        "pos",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and_",
+        "or_",
+    )
+) | {
+    "math.trunc",
+    "torch.sym_int",
+    "torch.sym_float",
+    "torch.sym_max",
+    "torch.sym_min",
+    "torch.sym_not",
+    "torch.sym_ite",
+}
 _BLOCKS = frozenset({
     "torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast",
 })  # fmt: skip
@@ -107,7 +131,9 @@ def _ends(signature: dict[str, Any], where: str) -> tuple[str, str]:
         raise ModelError(f"{where} takes {len(given)} inputs: export it with one, pixels (B, C, H, W).")
     taken = [next(iter(spec)) for spec in signature["output_specs"]]
     if any(kind.endswith("_mutation") for kind in taken):
-        raise ModelError(f"{where} changes its own state while it runs: put the model in eval mode and export it again.")
+        raise ModelError(
+            f"{where} changes its own state while it runs: put the model in eval mode and export it again."
+        )
     if taken != ["user_output"] or "as_tensor" not in signature["output_specs"][0]["user_output"]["arg"]:
         raise ModelError(f"{where} gives {len(taken)} outputs: export it with one, the logits (B, K).")
     return given[0]["as_tensor"]["name"], signature["output_specs"][0]["user_output"]["arg"]["as_tensor"]["name"]
@@ -120,7 +146,9 @@ def _harmless(value: Any, key: str, where: str) -> Any:
             return {"name": "assert_msg", "arg": {"as_string": ""}, "kind": value.get("kind")}
         if value.keys() == {"type", "index"}:  # a device: the one that the archive was made on may not be here
             return {"type": "cpu", "index": None}
-        return {name: {} if name == "metadata" else _harmless(item, name, where) for name, item in _entries(value, where)}
+        return {
+            name: {} if name == "metadata" else _harmless(item, name, where) for name, item in _entries(value, where)
+        }
     if isinstance(value, list):
         return [_harmless(item, key, where) for item in value]
     return _text(value, key, where) if isinstance(value, str) else value

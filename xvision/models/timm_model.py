@@ -32,8 +32,9 @@ class TimmClassifier(NetworkClassifier):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """What timm calls the pre-logits (B, D): pooled features, before the last linear layer."""
-        network: Any = self.module.network
-        features = network.forward_features(self.module.normalised(pixels.float()))
+        module: Any = self.module
+        network = module.network
+        features = network.forward_features(module.normalised(pixels.float()))
         return torch.as_tensor(network.forward_head(features, pre_logits=True)).float().flatten(1)
 
 
@@ -67,11 +68,17 @@ def load_timm(folder: Path, config: dict[str, Any], device: torch.device, *, sou
     arguments = _arguments(folder, config)
     network = _built(folder, str(config["architecture"]), arguments)
     _load(network, folder)
-    names, notes = _classes(config)
+    names, notes = _classes(folder, config)
     classes = two_sided(names, len(names))
     structure = json.dumps([config["architecture"], arguments, preprocessing.mean, preprocessing.std], sort_keys=True)
     facts = Facts(
-        classes, False, preprocessing.input, str(config["architecture"]), source, structure, (*preprocessing.notes, *notes)
+        classes,
+        False,
+        preprocessing.input,
+        str(config["architecture"]),
+        source,
+        structure,
+        (*preprocessing.notes, *notes),
     )
     module = _Normalised(network.float().eval(), preprocessing).eval().to(device)
     return TimmClassifier(module, facts, device)
@@ -85,10 +92,16 @@ def timm_preprocessing(folder: Path, config: dict[str, Any]) -> Preprocessing:
         raise ModelError(f"{where}: pretrained_cfg.input_size is {size!r}; state [channels, height, width].")
     interpolation = stated.get("interpolation")
     if interpolation not in _FILTERS:
-        raise ModelError(f"{where}: pretrained_cfg.interpolation is {interpolation!r}; state one of {sorted(_FILTERS)}.")
+        raise ModelError(
+            f"{where}: pretrained_cfg.interpolation is {interpolation!r}; state one of {sorted(_FILTERS)}."
+        )
     mean, std = (_numbers(stated.get(name), f"{where}: pretrained_cfg.{name}") for name in ("mean", "std"))
     cropped = stated.get("crop_pct") not in (None, 1.0)
-    notes = (f"training cropped the centre; the whole image is resized to {size[1]} × {size[2]} instead",) if cropped else ()
+    notes = (
+        (f"training cropped the centre; the whole image is resized to {size[1]} × {size[2]} instead",)
+        if cropped
+        else ()
+    )
     return Preprocessing(InputSpec(size[0], size[1], size[2], _FILTERS[interpolation]), 1.0, mean, std, notes)
 
 
@@ -111,7 +124,9 @@ def _arguments(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             raise ModelError(f"{where} has {name!r}, which is no plain argument of an architecture: remove it.")
     chosen = {"num_classes": config.get("num_classes"), "in_chans": config["pretrained_cfg"]["input_size"][0], **stated}
     if type(chosen["num_classes"]) is not int or chosen["num_classes"] < 1:
-        raise ModelError(f"{folder / 'config.json'}: num_classes is {chosen['num_classes']!r}; a classifier has at least 1.")
+        raise ModelError(
+            f"{folder / 'config.json'}: num_classes is {chosen['num_classes']!r}; a classifier has at least 1."
+        )
     return chosen
 
 
@@ -128,7 +143,9 @@ def _built(folder: Path, architecture: str, arguments: dict[str, Any]) -> nn.Mod
     try:
         network: nn.Module = timm.create_model(architecture, pretrained=False, **arguments)
     except DAMAGE as problem:
-        raise ModelError(f"{folder}: timm cannot build {architecture} ({reason(problem)}): correct model_args.") from problem
+        raise ModelError(
+            f"{folder}: timm cannot build {architecture} ({reason(problem)}): correct model_args."
+        ) from problem
     return network
 
 
@@ -136,20 +153,24 @@ def _load(network: nn.Module, folder: Path) -> None:
     try:
         found = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as problem:
-        raise ModelError(f"{folder} has no readable model.safetensors ({reason(problem)}): save the model again.") from None
+        raise ModelError(
+            f"{folder} has no readable model.safetensors ({reason(problem)}): save the model again."
+        ) from None
     try:
         network.load_state_dict(found, strict=True)
     except RuntimeError as problem:
         raise ModelError(f"{folder}: the weights do not fit the architecture ({reason(problem)}).") from None
 
 
-def _classes(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _classes(folder: Path, config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Class names as timm stores them, or numbered ones with a note."""
     count = (config.get("model_args") or {}).get("num_classes", config.get("num_classes"))
     names = config.get("label_names") or config["pretrained_cfg"].get("label_names")
     if isinstance(names, list) and len(names) == count and len(set(map(str, names))) == count:
         return tuple(map(str, names)), ()
     if names:
-        raise ModelError(f"label_names in config.json has {len(names)} names for {count} outputs: give each output one.")
+        raise ModelError(
+            f"{folder / 'config.json'} has {len(names)} label_names for {count} outputs: give each output one."
+        )
     generic = tuple(f"LABEL_{place}" for place in range(int(count or 0)))
     return generic, (f"the classes have no names ({', '.join(generic[:4])}, …): their meaning is assumed",)
