@@ -144,3 +144,14 @@ def test_other_cases_are_refused() -> None:
     one, other = answers(np.zeros((4, 2)), np.array([0, 1, 0, 1])), answers(np.zeros((4, 2)), np.array([1, 1, 0, 1]))
     with pytest.raises(DataError, match="not asked the same questions"):
         paired_difference(one, other, np.arange(4), measure="auroc", rng=rng())
+
+
+def test_few_patients_are_not_resampled() -> None:
+    """Three of eight cases gained, none lost: Tango's interval, not a bootstrap of eight."""
+    labels = np.array([0, 1] * 4)
+    right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
+    first, second = right, np.where(np.arange(8)[:, None] < 3, wrong, right)
+    found = paired_difference(
+        answers(first, labels), answers(second, labels), np.arange(8), measure="accuracy", rng=rng()
+    )
+    assert (found.low, found.value, found.high) == pytest.approx((tango(3, 0, 8)[0], 3 / 8, tango(3, 0, 8)[1]))
