@@ -325,6 +325,18 @@ def test_a_damaged_table_is_no_traceback(tmp_path: Path) -> None:
     assert "state.json is no readable JSON file" in refusal(folder)
 
 
+def test_text_that_is_none_is_said(tmp_path: Path) -> None:
+    folder = saved(tmp_path, table(label=(Value("string"), ["ab", "cd", "ef", "gh"])))
+
+    def spoilt(whole: pa.Table) -> pa.Table:
+        buffers = whole["label"].chunk(0).buffers()
+        label = pa.Array.from_buffers(pa.string(), 4, [None, buffers[1], pa.py_buffer(b"ab\xff\xfeefgh")])
+        return whole.set_column(1, whole.schema.field("label"), label)
+
+    rewrite(folder, spoilt)
+    assert "set: the column 'label' is damaged (" in refusal(folder)
+
+
 def test_the_fingerprint_sees_images_and_survives_a_pickle(tmp_path: Path) -> None:
     data = load_data(saved(tmp_path, table()))
     original = data.fingerprint

@@ -154,12 +154,12 @@ def test_a_group_of_many_numbers_must_be_binned(tmp_path: Path) -> None:
 
 
 def test_a_label_may_name_several_findings(tmp_path: Path) -> None:
-    cells = ["b|a", " a | b |a", "", "None", "no finding", "normal", "No Finding"]
+    cells = ["e|d|c|b|a|f", " a | b |a", "", "None", "no finding", "normal", "No Finding"]
     text = "id,image,label\n" + "".join(f"{row},a.png,{cell}\n" for row, cell in enumerate(cells))
     data = load_data(manifest(tmp_path, text), multilabel=True)
     assert data.multilabel
-    assert data.table["label"].tolist() == ["a|b", "a|b", "", "", "", "normal", ""]
-    assert data.findings == ("a", "b", "normal")
+    assert data.table["label"].tolist() == ["a|b|c|d|e|f", "a|b", "", "", "", "normal", ""]
+    assert data.findings == (*"abcdef", "normal")
     assert load_data(manifest(tmp_path, "image,label\na.png,a|b\n")).table["label"].tolist() == ["a|b"]
 
 

@@ -87,7 +87,7 @@ def test_the_seed_decides_and_nothing_else_of_the_data_changes() -> None:
     assert first.source is data.source
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**16), patients=st.integers(15, 60), visits=st.integers(1, 4), mixed=st.booleans())
 def test_patients_stay_together_and_shares_hold_whatever_the_order(
     seed: int, patients: int, visits: int, mixed: bool

@@ -120,7 +120,7 @@ def _findings(sheet: Sheet) -> pd.Series[str]:
     """Label cells as findings in alphabetical order; a cell that says "unknown" is no case without findings."""
     labels = sheet.cells["label"]
     _refuse_unlabelled(sheet, labels.index[_missing(labels) & (labels != "")])
-    for row, cell in labels.items():
+    for row, cell in zip(labels.index, labels, strict=True):
         fault = findings.fault(cell)
         if fault:
             raise DataError(f"{sheet.where(row)} {fault}.")

@@ -82,7 +82,7 @@ class Member:
             with zipfile.ZipFile(self.archive) as archive, archive.open(f"{self.name}.npy") as stream:
                 stream.seek(self.header)
                 values: np.ndarray = np.empty(self.shape, self.dtype, order)
-                _fill(stream, memoryview(values.reshape(-1, order="A")).cast("B"))
+                _fill(stream, values.reshape(-1, order="A").view(np.uint8).data)
                 return values
         except (*_DAMAGE, KeyError) as problem:
             raise _damaged(self.archive, self.name, problem) from problem
@@ -343,7 +343,7 @@ def _names(path: Path) -> dict[int, str]:
 
 
 def _fill(stream: IO[bytes], target: memoryview) -> None:
-    """Read exactly as many bytes as ``target`` has."""
+    """Read exactly as many bytes as ``target`` has; with the last of them zipfile compares the checksum."""
     done = 0
     while done < len(target):
         part = stream.read(min(2**24, len(target) - done))
@@ -351,8 +351,6 @@ def _fill(stream: IO[bytes], target: memoryview) -> None:
             raise EOFError("the values end early")
         target[done : done + len(part)] = part
         done += len(part)
-    if stream.read(1):  # reading to the end makes zipfile compare the checksum
-        raise ValueError("there are more values than promised")
 
 
 def _damaged(path: Path, name: str, problem: Exception) -> DataError:

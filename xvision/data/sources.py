@@ -166,7 +166,8 @@ def fit_all(stored: np.ndarray, spec: InputSpec) -> np.ndarray:
     scaled = stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
     channels, *size = stored.shape[1:]
     if size == [spec.height, spec.width] and (channels, spec.channels) in ((1, 1), (3, 3), (1, 3)):
-        return np.clip(np.repeat(scaled, spec.channels // channels, axis=1), 0.0, 1.0, dtype=np.float32)
+        fitted: np.ndarray = np.clip(np.repeat(scaled, spec.channels // channels, axis=1), 0.0, 1.0, dtype=np.float32)
+        return fitted
     pixels = np.empty((len(stored), spec.channels, spec.height, spec.width), dtype=np.float32)
     for row, planes in enumerate(scaled):
         pixels[row] = fit(planes, spec)
