@@ -1,4 +1,4 @@
-"""ONNX files in and out, run by onnxruntime on the CPU: the only door to onnx and onnxruntime.
+"""ONNX files as classifiers, run by onnxruntime on the CPU: the only door to onnx and onnxruntime.
 
 A file is data: its operators are looked up by name in onnxruntime, so files that ask for operators from elsewhere, or for
 weights outside their own folder, are refused before onnxruntime sees them.
@@ -7,10 +7,7 @@ weights outside their own folder, are refused before onnxruntime sees them.
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -20,14 +17,12 @@ from torch import nn
 
 from xvision import codec
 from xvision.errors import MissingExtra, ModelError
-from xvision.models.exported import Card, ExportedClassifier
+from xvision.models.exported import Card
 from xvision.models.folder import MAX_JSON_BYTES
-from xvision.models.huggingface import HuggingFaceClassifier
-from xvision.models.loading import DAMAGE, reason
-from xvision.models.network import Facts, two_sided
-from xvision.models.preprocessing import Preprocessing
+from xvision.models.loading import reason
+from xvision.models.network import Facts, NetworkClassifier, two_sided
 from xvision.models.protocols import InputSpec
-from xvision.store import sha256, write_atomic
+from xvision.store import sha256
 
 if TYPE_CHECKING:
     import onnx
@@ -38,17 +33,20 @@ MAX_BYTES = 2**31 - 1
 """Of the file itself, which is what its format can hold; larger weights lie in files beside it."""
 MAX_WEIGHTS = 64 * 2**30
 """Of those files together."""
-TOLERANCE = 1e-4
-"""Largest difference of a logit between the file and the model it was made from."""
+_FLOATS = frozenset({1, 10, 11, 16})  # float32, float16, float64, bfloat16
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
-class OnnxClassifier(ExportedClassifier):
-    """A Classifier whose logits come from onnxruntime on the CPU; black-box, because no gradient comes back."""
+class OnnxClassifier(NetworkClassifier):
+    """A Classifier whose logits come from onnxruntime on the CPU; black-box, because no gradient comes back.
 
-    def __init__(self, module: nn.Module, facts: Facts, batch: tuple[int, int | None], parameters: int) -> None:
-        self._parameters = parameters
-        super().__init__(module, facts, torch.device("cpu"), batch)
+    batch: the number of images that the file takes at once, None for any. A fixed number is met by cutting and by
+    repeating the last image.
+    """
+
+    def __init__(self, module: nn.Module, facts: Facts, batch: int | None, parameters: int) -> None:
+        self._batch, self._parameters = batch, parameters
+        super().__init__(module, facts, torch.device("cpu"))
 
     @property
     def description(self) -> dict[str, str | int]:
@@ -57,6 +55,13 @@ class OnnxClassifier(ExportedClassifier):
     def randomised(self, seed: int) -> NoReturn:
         """Raises ModelError: onnxruntime keeps the weights to itself."""
         raise ModelError(f"{self.facts.source}: the weights of an ONNX file cannot be shuffled (seed {seed}).")
+
+    def _run(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self._batch is None:
+            return super()._run(pixels)
+        padding = pixels[-1:].expand(-len(pixels) % self._batch, -1, -1, -1)
+        parts = torch.cat((pixels, padding)).split(self._batch)
+        return torch.cat([super(OnnxClassifier, self)._run(part) for part in parts])[: len(pixels)]
 
 
 class _Session(nn.Module):
@@ -75,10 +80,10 @@ class _Session(nn.Module):
 
 
 class _Shape(NamedTuple):
-    """sides: (C, H, W), None where free. batch: fewest and most images. outputs: K. parameters: numbers in the weights."""
+    """sides: (C, H, W), None where free. batch: images at once, None for any. outputs: K. parameters: numbers in the weights."""
 
     sides: tuple[int | None, ...]
-    batch: tuple[int, int | None]
+    batch: int | None
     outputs: int
     parameters: int
 
@@ -105,87 +110,20 @@ def load_onnx(path: Path, device: torch.device) -> OnnxClassifier:
     structure = " ".join(sha256(file) for file in (path, *weights))
     multilabel = card.problem_type == "multi_label_classification" and shape.outputs > 1
     facts = Facts(
-        classes, multilabel, _input(path, card, shape.sides), card.architecture, str(path), structure, ("ONNX", *notes)
+        classes,
+        multilabel,
+        _input(path, card, shape.sides),
+        card.architecture,
+        str(path),
+        structure,
+        ("run by onnxruntime", *notes),
     )
     return OnnxClassifier(_Session(str(path.resolve())), facts, shape.batch, shape.parameters)
 
 
-def export_onnx(model: HuggingFaceClassifier, path: Path) -> float:
-    """Writes a classifier, its normalisation inside, as an ONNX file for any number of images, with its classes.
-
-    Returns the largest difference of a logit between file and model, measured on noise. Raises ModelError when the model
-    cannot be exported or the difference is above 1e-4; then no file is left.
-    """
-    if path.suffix != ".onnx":
-        raise ModelError(f"{path}: give the file a name that ends in .onnx.")
-    spec, names = model.input, model.module.config.id2label
-    card = Card(
-        tuple(str(names[index]) for index in sorted(names)),
-        "multi_label_classification" if model.task == "multilabel" else "single_label_classification",
-        spec.resample,
-        architecture=type(model.module).__name__,
-    )
-    write_atomic(path, _exported(model, card))
-    gap = _gap(model, load_onnx(path, torch.device("cpu")))
-    if not gap <= TOLERANCE:
-        path.unlink()
-        raise ModelError(f"{path}: the file's logits differ from the model's by {gap:.2g}; nothing is written.")
-    return gap
-
-
-class _Normalised(nn.Module):
-    """Pixels in [0, 1] to logits."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, module: nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.module, self.scale = module, preprocessing.scale
-        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.module(pixel_values=(pixels * self.scale - self.mean) / self.std).logits
-        return logits
-
-
-def _exported(model: HuggingFaceClassifier, card: Card) -> bytes:
-    _require("onnxscript", "onnx")
-    spec, module = model.input, _Normalised(model.module, model.preprocessing).to(model.device).eval()
-    pixels = torch.full((2, spec.channels, spec.height, spec.width), 0.5, device=model.device)
-    try:
-        with _quiet():
-            program = torch.export.export(module, (pixels,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-            made = torch.onnx.export(
-                program, input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False
-            )
-    except DAMAGE as problem:
-        name = type(model.module).__name__
-        raise ModelError(f"{name} cannot be exported for any number of images: {reason(problem)}") from problem
-    if made is None:
-        raise ModelError(f"{type(model.module).__name__}: torch gave no ONNX program.")
-    document: onnx.ModelProto = made.model_proto
-    if document.ByteSize() > MAX_BYTES:
-        raise ModelError(
-            f"{type(model.module).__name__} has more weights than one ONNX file holds (2 GiB): export it to .pt2."
-        )
-    document.metadata_props.add(key=CARD, value=json.dumps(codec.plain(card), ensure_ascii=False))
-    content: bytes = document.SerializeToString()
-    return content
-
-
-@torch.no_grad()
-def _gap(model: HuggingFaceClassifier, twin: OnnxClassifier) -> float:
-    """On three images of noise, which is another number of images than the export was traced with."""
-    spec = model.input
-    noise = torch.rand(3, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
-    return float((model.logits(noise.to(model.device)).cpu() - twin.logits(noise)).abs().max())
-
-
 def _read(path: Path) -> onnx.ModelProto:
     """The file without the weights that lie beside it."""
-    _require("onnx", "onnxruntime")
+    require("onnx", "onnxruntime")
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -202,7 +140,7 @@ def _read(path: Path) -> onnx.ModelProto:
     return document
 
 
-def _graphs(document: onnx.ModelProto) -> Iterator[tuple[Any, Any]]:
+def graphs(document: onnx.ModelProto) -> Iterator[tuple[Any, Any]]:
     """Nodes and stored tensors of every graph, those inside nodes and functions included."""
     waiting: list[Any] = [document.graph, *document.functions]
     while waiting:
@@ -220,7 +158,7 @@ def _graphs(document: onnx.ModelProto) -> Iterator[tuple[Any, Any]]:
 def _weight_files(path: Path, document: onnx.ModelProto) -> tuple[Path, ...]:
     """Files of weights that the document names: regular files of its own folder, and not too large."""
     root, found = path.resolve().parent, set()
-    for _, tensors in _graphs(document):
+    for _, tensors in graphs(document):
         for tensor in tensors:
             for entry in tensor.external_data:
                 if entry.key == "location":
@@ -245,7 +183,7 @@ def _inside(path: Path, root: Path, location: str) -> Path:
 
 def _refuse_operators(path: Path, document: onnx.ModelProto) -> None:
     own = {(function.domain, function.name) for function in document.functions}
-    for nodes, _ in _graphs(document):
+    for nodes, _ in graphs(document):
         for node in nodes:
             if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
                 raise ModelError(
@@ -268,9 +206,9 @@ def _shape(path: Path, document: onnx.ModelProto) -> _Shape:
         raise ModelError(f"{path} does not take pixels (B, C, H, W) in float32: export it with such an input.")
     if len(answers) != 2 or answers[1] is None:
         raise ModelError(f"{path} gives an output with {len(answers)} axes; a classifier gives logits (B, K).")
-    fixed = sizes[0]
-    numbers = sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in document.graph.initializer)
-    return _Shape(tuple(sizes[1:]), (fixed, fixed) if fixed else (1, None), answers[1], numbers)
+    weights = [tensor for tensor in document.graph.initializer if tensor.data_type in _FLOATS]
+    numbers = sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in weights)
+    return _Shape(tuple(sizes[1:]), sizes[0], answers[1], numbers)
 
 
 def _size(side: Any) -> int | None:
@@ -344,26 +282,10 @@ def _opened(path: str) -> Any:
     return run
 
 
-def _require(*packages: str) -> None:
+def require(*packages: str) -> None:
+    """MissingExtra naming the first package that is not installed."""
     from importlib.util import find_spec
 
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtra(package, "compress", "an ONNX file")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch logs what it skips, and tracebacks of what it then raises; copying an exported program meets its own deprecations."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
