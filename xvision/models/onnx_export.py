@@ -41,7 +41,12 @@ def export_onnx(model: HuggingFaceClassifier, path: Path) -> float:
         spec.resample,
         architecture=type(model.module).__name__,
     )
-    write_atomic(path, _exported(model, card))
+    return write_checked(_exported(model, card), model, path)
+
+
+def write_checked(content: bytes, model: HuggingFaceClassifier, path: Path) -> float:
+    """Keeps an ONNX file only when it repeats the model's logits; returns the largest difference."""
+    write_atomic(path, content)
     gap = _gap(model, load_onnx(path, torch.device("cpu")))
     if not gap <= TOLERANCE:
         path.unlink()
