@@ -20,7 +20,7 @@ from xvision.errors import ModelError
 from xvision.methods.decision import Decision
 from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import AttentionMode, Readout
+from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, Readout
 from xvision.models.metered import Meter, MeteredClassifier
 from xvision.models.protocols import InputSpec, TextClassifier
 from xvision.models.tokens import layout_of, token_map
@@ -82,6 +82,20 @@ def test_token_map_with_text(name: str, attention: AttentionMode, readout: Reado
     assert model.attention(small(2)).tokens.names == ("image",) * 4 + after
     with pytest.raises(ModelError, match="bound texts have different lengths: bind one text to read attention"):
         model.with_text(["cough", "fever and cough"]).attention(small(2))
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+@pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-gpt2", "tiny-bert"])
+def test_text_stands_between_virtual_tokens_and_the_image(name: str, kind: str) -> None:
+    plain = reader(name)
+    settings = {**plain.config.to_dict(), "adapter": {"kind": kind, "virtual_tokens": 2}}
+    module = seeded(lambda: LlmImageClassifier(LlmImageClassifierConfig.from_dict(settings)))
+    module.vocabulary = plain.vocabulary
+    model, images = adapted(module), small(2)
+    found = model.with_text(["fever and"]).attention(images)
+    assert found.tokens.names == ("virtual",) * 2 + ("text",) * 2 + ("image",) * 4 + ("readout",)
+    together = model.with_text(["fever and", "fever and cough"]).logits(images)[0]
+    assert (together - found.logits[0]).abs().max() <= 1e-5
 
 
 def test_a_patch_is_still_found_behind_the_text() -> None:

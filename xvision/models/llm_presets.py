@@ -22,9 +22,9 @@ def tiny_bodies(tokens: int) -> dict[str, PreTrainedConfig]:
     return {
         "tiny-qwen3": Qwen3Config(**decoder),
         "tiny-llama": LlamaConfig(**decoder, initializer_range=_SCALE),
-        # The window of the sliding layer is wider than the sequence, so that attention maps stay readable.
+        # As in the large ones, the window is wider than an image with its text: attention maps stay readable.
         "tiny-gemma3": Gemma3TextConfig(
-            **decoder, layer_types=["sliding_attention", "full_attention"], sliding_window=tokens + 1,
+            **decoder, layer_types=["sliding_attention", "full_attention"], sliding_window=max(4096, 2 * tokens),
             query_pre_attn_scalar=16,
         ),
         "tiny-gpt2": GPT2Config(

@@ -72,7 +72,7 @@ class TokenMap:
     image: (P,) indices of the image tokens. boxes: (P, 4) their pixel boxes (left, top, right, bottom), exclusive ends,
     at the model's input size. readout: (T,) non-negative weights, summing to 1, of the tokens the head reads
     (one-hot for a CLS or last token, uniform over pooled tokens). allowed: (T, T) bool, row may attend to column.
-    names: (T,) "image", "cls", "register", "readout" or "text".
+    names: (T,) "image", "cls", "register", "readout", "text", or "virtual" for a learned token that stands for no word.
     """
 
     image: np.ndarray
