@@ -57,7 +57,7 @@ def test_auditing_needs_no_torchvision_and_no_timm() -> None:
 
 DOORS = {
     "captum": "xvision/methods/attribution.py", "foolbox": "xvision/methods/attack_search.py", "fairlearn": "xvision/methods/groups.py",
-    "transformers": "xvision/models/", "pydicom": "xvision/data/dicom.py", "pydantic": "xvision/codec.py", "ray": "xvision/engine.py",
+    "transformers": "xvision/models/", "pydicom": "xvision/data/dicom.py", "pydantic": "xvision/codec.py", "ray": "xvision/cluster.py",
     "rich": "xvision/console.py", "timm": "xvision/models/timm_model.py",
     "streamlit": "dashboards/", "plotly": "dashboards/", "matplotlib": "reports/", "typst": "reports/",
 }  # fmt: skip

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from xvision import cluster
 from xvision.data.dataset import AuditDataset
-from xvision.errors import MissingExtra, RunError
+from xvision.errors import RunError
 from xvision.models.metered import Meter, MeteredClassifier
 from xvision.models.protocols import Classifier
 from xvision.store import write_atomic
@@ -106,7 +107,7 @@ class Engine:
 
     def _computed(self, work: Work, parts: list[tuple[int, slice]]) -> Iterator[tuple[int, Rows]]:
         if self.kind == "ray" and parts:
-            yield from _on_ray(work, parts)
+            yield from cluster.tasks(compute, work, parts)
         else:
             for place, cut in parts:
                 yield place, compute(work, cut)
@@ -177,31 +178,6 @@ def _asked(work: Work, batch: Batch) -> Rows:
         for place, (name, text) in enumerate(zip(batch.ids, texts, strict=True))
     ]
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
-
-
-def _on_ray(work: Work, parts: list[tuple[int, slice]]) -> Iterator[tuple[int, Rows]]:
-    """Parts as Ray tasks, at most four waiting for each worker; joins a running cluster or starts a local one."""
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtra("ray", "ray", "--engine ray") from None
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    remote, shared = ray.remote(compute), ray.put(work)
-    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]  # ray is partly typed
-    limit = 4 * max(1, int(cores))
-    waiting: dict[Any, int] = {}
-    queue = iter(parts)
-    exhausted = False
-    while waiting or not exhausted:
-        while not exhausted and len(waiting) < limit:
-            following = next(queue, None)
-            exhausted = following is None
-            if following is not None:
-                waiting[remote.remote(shared, following[1])] = following[0]
-        ready, _ = ray.wait(list(waiting), num_returns=1) if waiting else ([], [])
-        for reference in ready:
-            yield waiting.pop(reference), dict(ray.get(reference))
 
 
 @cache

@@ -35,7 +35,9 @@ def old_data(plan: Plan) -> AuditDataset | None:
     if Path(earlier.path).resolve() == Path(plan.data.path).resolve():
         return None  # the same data again: nothing is forgotten
     try:
-        return load_plan_data(earlier)
+        found = load_plan_data(earlier)
+        found.split("train")
+        return found
     except XVisionError as problem:
         raise ConfigError(
             f"The data that {plan.backbone.start} was trained on cannot be rehearsed ({problem}) Give training.rehearsal.data, or "
