@@ -134,7 +134,9 @@ def _fill(module: PreTrainedModel, state: dict[str, torch.Tensor], kind: Quantis
             continue
         if not _is_linear(name, part) or scale is None or weight.shape != _matrix(part).shape:
             raise ModelError(f"{name}.weight is int8 {tuple(weight.shape)}, which fits no linear layer with a scale")
-        module.set_submodule(name, Int8Linear(torch.zeros_like(weight), torch.zeros_like(scale), part.bias, kind))
+        module.set_submodule(
+            name, Int8Linear(torch.zeros_like(weight), torch.zeros_like(scale, dtype=torch.float32), part.bias, kind)
+        )
     wrong = [
         name for name, tensor in module.state_dict().items() if name in state and state[name].dtype != tensor.dtype
     ]
