@@ -23,7 +23,7 @@ MARGIN = 0.02
 """Differences this small do not matter, unless the reader says otherwise."""
 MAX_BYTES = 4 * 2**20
 MAX_CURVE_BYTES = 32 * 2**20
-_MOST, _LONGEST, _LARGEST = 64, 200, 10**9
+_MOST, _MOST_CLASSES, _LONGEST, _LARGEST = 64, 10_000, 500, 10**9
 
 Measure = Literal["auroc", "accuracy"]
 Verdict = Literal["better", "worse", "equivalent", "not decided"]
@@ -206,7 +206,8 @@ class TrainingEvidence:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        _few(self.classes, self.splits, self.sites, self.warnings)
+        _few(self.splits, self.sites, self.warnings)
+        _few(self.classes, most=_MOST_CLASSES)
         _short(self.fingerprint, self.policy, *self.classes, *self.warnings)
         names = [part.split for part in self.splits]
         columns = [matrix.column for matrix in self.sites]
@@ -356,7 +357,7 @@ def _short(*words: str) -> None:
             raise ValueError(f"{word[:40]!r}… has {len(word)} characters, at most {_LONGEST} are read")
 
 
-def _few(*parts: Iterable[object]) -> None:
+def _few(*parts: Iterable[object], most: int = _MOST) -> None:
     for part in parts:
-        if len(list(part)) > _MOST:
-            raise ValueError(f"{len(list(part))} entries were given, at most {_MOST} are read")
+        if len(list(part)) > most:
+            raise ValueError(f"{len(list(part))} entries were given, at most {most} are read")
