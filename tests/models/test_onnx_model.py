@@ -66,9 +66,9 @@ def pixels(count: int, side: int = 4) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def original() -> HuggingFaceClassifier:
-    module = preset("tiny-qwen3", image_size=16, stem="linear", seed=0)
-    module.backbone.layers = module.backbone.layers[:1]
-    module.config.text_config.num_hidden_layers = module.backbone.config.num_hidden_layers = 1
+    module = preset("tiny-gpt2", image_size=16, stem="linear", seed=0)
+    module.backbone.h = module.backbone.h[:1]
+    module.config.text_config.n_layer = 1
     return adapt(module, preprocessing_of(module.config), source="memory")
 
 
