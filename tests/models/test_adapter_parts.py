@@ -124,3 +124,10 @@ def test_virtual_tokens_stand_before_a_text_and_its_padding_changes_nothing(kind
             read = model(images(), text=short).logits
             assert gap(model(images(), text=long).logits, read) < 1e-5
             assert gap(logits(model), read) > 1e-4
+
+
+def test_a_new_prefix_is_small_and_its_tokens_differ() -> None:
+    """Tokens that start alike would stay alike; large ones would drown what a pretrained body attends to."""
+    rows = adapted("prefix", moved=False).backbone.virtual.embedding.weight
+    assert 0.015 < rows.std() < 0.025
+    assert gap(rows[0], rows[1]) > 0.01

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.models.adapting import KEPT, MERGED, MODES, PRESETS, SETTINGS, adapted, gap, images, logits
 from tests.models.builders import edit_config
@@ -138,6 +140,11 @@ def test_attention_and_pixel_gradients_of_an_adapted_model(kind: str, attention:
     virtual = ("virtual",) * SETTINGS[kind].get("virtual_tokens", 0)
     assert found.tokens.names == (*virtual, "image", "image", "image", "image", "readout")
     assert gap(found.logits, classifier.logits(pixels)) < 1e-5
+    rows = found.tokens.allowed[: len(virtual)]
+    if kind == "prefix":  # a prefix is read and reads nothing: the reference of rollout must know
+        assert (rows == np.eye(*rows.shape, dtype=bool)).all()
+    else:
+        assert (rows == np.tri(*rows.shape, dtype=bool)).all() or attention == "bidirectional"
     for layer in found.weights:
         assert gap(layer.sum(dim=-1), torch.ones(())) < 1e-5
         assert not layer[..., torch.from_numpy(~found.tokens.allowed)].any()
@@ -222,6 +229,7 @@ def test_settings_survive_json(kind: str) -> None:
 
 def test_only_the_named_matrices_are_adapted_and_nothing_with_a_longer_name() -> None:
     model = preset("tiny-qwen3", image_size=16, seed=0)
+    model.backbone.layers[0].self_attn.add_module("seq_proj", nn.Linear(2, 2))
     settings = read_adapter({**SETTINGS["lora"], "targets": ["q_proj", "layers.1.mlp.down_proj"]})
     assert misfit(model.backbone, settings) is None
     attach(model.backbone, settings)

@@ -345,12 +345,12 @@ class RankSchedule:
         return kept | {f"{kind}/{name}": value for kind, values in held.items() for name, value in values.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what ``state`` gave, so that later cuts are the same."""
         parts: dict[str, dict[str, torch.Tensor]] = {"kept": {}, "importance": {}, "uncertainty": {}}
         for key, value in state.items():
             kind, _, name = key.partition("/")
             parts[kind][name] = value
         self._kept = {name: rows.tolist() for name, rows in parts["kept"].items()}
         self._allocator.exp_avg_ipt, self._allocator.exp_avg_unc = parts["importance"], parts["uncertainty"]
-        self._allocator.ipt = dict(
-            parts["importance"]
-        )  # its keys say which weights have been seen; values are overwritten
+        # Its keys say which weights have been seen; its values are overwritten before they are read.
+        self._allocator.ipt = dict(parts["importance"])
