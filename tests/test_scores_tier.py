@@ -132,6 +132,20 @@ def test_only_the_audited_split_needs_predictions(tmp_path: Path) -> None:
     assert audit(manifest, predictions, tmp_path / "run", only=["performance"]).info.cases == 40
 
 
+def test_images_that_are_there_are_not_looked_at(tmp_path: Path) -> None:
+    cases = table(20)
+    manifest, predictions = written(tmp_path, cases)
+    (tmp_path / "nowhere").mkdir()
+    for name in cases["image"]:
+        (tmp_path / name).write_bytes(b"no image")
+    data = xvision.load_data(manifest)
+    for name in cases["image"]:
+        (tmp_path / name).unlink()
+    run = xvision.run_audit(xvision.load_model(predictions), data, out=tmp_path / "run", only=["performance"])
+    without = audit(manifest, predictions, tmp_path / "other", only=["performance"])
+    assert run.info.fingerprints["model"] == without.info.fingerprints["model"]
+
+
 def test_cases_and_predictions_must_match(tmp_path: Path) -> None:
     manifest, predictions = written(tmp_path, table(30))
     scores = pd.read_csv(predictions)
