@@ -23,6 +23,7 @@ from xvision.models.adapters import RankSchedule, adapter_weights, attach, merge
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm_config import LlmImageClassifierConfig
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +201,19 @@ def test_settings_from_a_foreign_checkpoint_are_checked(case: str, tmp_path: Pat
     with pytest.raises(ModelError, match=message) as caught:
         load_model(tmp_path / "model", device="cpu")
     assert "config.json: adapter" in str(caught.value)
+
+
+def test_settings_are_checked_before_anything_is_built() -> None:
+    text = preset("tiny-qwen3", image_size=16, seed=0).config.text_config
+    with pytest.raises(ModelError, match=r"config\.json: adapter.*virtual_tokens is 5000"):
+        LlmImageClassifierConfig(text_config=text, image_size=16, adapter={"kind": "prompt", "virtual_tokens": 5000})
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_attaching_freezes_the_body_and_leaves_the_adapter_free(kind: str) -> None:
+    backbone = adapted(kind).backbone
+    free = {id(weights) for weights in adapter_weights(backbone)}
+    assert free == {id(weights) for weights in backbone.parameters() if weights.requires_grad}
 
 
 def test_an_adapter_without_its_weights_is_refused(tmp_path: Path) -> None:

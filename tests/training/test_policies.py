@@ -240,6 +240,13 @@ def test_applying_a_policy_again_changes_nothing() -> None:
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_stays(training: bool) -> None:
+    model = tiny().train(training)
+    apply_policy(model, TrainingPlan(policy="bottleneck"))
+    assert all(part.training == training for part in model.modules())
+
+
 def test_another_adapter_is_not_put_on_top() -> None:
     model, _ = trained("prompt")
     with pytest.raises(
