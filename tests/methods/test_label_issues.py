@@ -76,6 +76,11 @@ def test_the_confident_joint_by_hand() -> None:
     assert unsure.guess.tolist() == [0, -1, 1]
 
 
+def test_nobody_is_confidently_of_a_class_that_no_label_names() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.3, 0.5, 0.2], [0.0, 0.1, 0.9]])
+    assert confident_joint(scores, np.array([0, 0, 2])).guess.tolist() == [0, -1, 2]
+
+
 def test_the_estimated_share_by_hand() -> None:
     """Label 0: 1 of 4 confident cases belongs to 1, out of 6; label 1: 2 of 4, out of 4. (6/4 + 4·2/4) / 10."""
     labels = np.array([0] * 6 + [1] * 4)

@@ -78,6 +78,15 @@ def test_a_group_that_is_often_wrong_gets_no_floor_and_the_reason() -> None:
     assert floor.precision.value == pytest.approx(74 / 93)
 
 
+def test_the_first_floor_that_fails_ends_the_search() -> None:
+    """Three of the surest are wrong and all others right: 400 cases would show it, were they the only floor ever tried."""
+    right = np.arange(400) >= 3
+    assert lower_limit(397, 400) > 0.95
+    floor = confidence_floor(np.linspace(1, 0.5, 400), right, np.arange(400), precision=0.95)
+    assert floor.value is None
+    assert floor.precision.value == pytest.approx(90 / 93)
+
+
 @quick
 @given(st.integers(0, 250), st.floats(0.6, 0.99), st.floats(0.5, 1.0), st.integers(0, 10_000))
 def test_the_laws_of_a_floor(cases: int, precision: float, accuracy: float, seed: int) -> None:
