@@ -184,6 +184,14 @@ def test_auroc_change_agrees_with_delong_written_out() -> None:
     assert found.p == pytest.approx(2 * norm.sf(abs(difference.mean()) / error), abs=0.04)
 
 
+def test_ties_count_half() -> None:
+    before, after, labels, patients = scored(300, 0.8)
+    coarse = [np.round(scores) for scores in (before, after)]
+    found = auroc_change(*coarse, labels, patients, rng=rng())
+    assert found.before == pytest.approx(roc_auc_score(labels, coarse[0]))
+    assert found.after == pytest.approx(roc_auc_score(labels, coarse[1]))
+
+
 def test_auroc_ranked_alike_keeps_a_width() -> None:
     before, _, labels, patients = scored(400, 1.0)
     found = auroc_change(before, 2 * before + 1, labels, patients, rng=rng()).difference
@@ -215,6 +223,8 @@ def test_mean_change_agrees_with_the_t_interval() -> None:
 
 def test_quantiles_are_order_statistics() -> None:
     values = np.random.default_rng(3).permutation(101).astype(float)
+    even = quantile_changes(values[values < 100], np.arange(100), (0.05, 0.5, 0.95), rng=rng())
+    assert [estimate.value for estimate in even] == [4, 49, 94]
     found = quantile_changes(values, np.arange(101), (0.05, 0.5, 0.95), rng=rng())
     assert [estimate.value for estimate in found] == list(np.quantile(values, (0.05, 0.5, 0.95), method="inverted_cdf"))
     low, high = bounds(found[1])

@@ -172,7 +172,7 @@ def _weight_files(path: Path, document: onnx.ModelProto) -> tuple[Path, ...]:
 
 def _inside(path: Path, root: Path, location: str) -> Path:
     file = root / location
-    if "\0" in location or Path(location).is_absolute() or file.is_symlink() or not file.resolve().is_relative_to(root):
+    if "\0" in location or Path(location).is_absolute() or not file.resolve().is_relative_to(root):
         raise ModelError(
             f"{path} asks for weights in {location!r}, which is outside its own folder: do not use this file."
         )

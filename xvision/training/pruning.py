@@ -54,8 +54,8 @@ def prune_weights(module: PreTrainedModel, amount: float) -> None:
 def without_units(module: PreTrainedModel, amount: float) -> PreTrainedModel:
     """A copy whose feed-forward blocks have ``amount`` fewer hidden units: truly smaller matrices, fewer operations.
 
-    Every block loses equally many, because the configuration has one width for all: those whose weights, in and out
-    together, have the smallest norm (Li et al., 2017, for filters). Attention is left alone. Raises ModelError for an
+    Every block loses equally many, because the configuration has one width for all: those whose weights in and out have
+    the smallest norms. Attention is left alone. Raises ModelError for an
     architecture whose blocks are not known, or whose width is not one number of its configuration.
     """
     blocks = _blocks(module)
@@ -96,10 +96,16 @@ def _units(module: PreTrainedModel, block: _Block) -> int:
 
 
 def _importance(module: PreTrainedModel, block: _Block) -> torch.Tensor:
-    """Squared norm (U,) of each hidden unit's weights, in and out."""
-    made = [_out_in(module.get_submodule(name)).square().sum(dim=1) for name in block.makers]
-    read = _out_in(module.get_submodule(block.reader)).square().sum(dim=0)
-    return torch.stack([*made, read]).sum(dim=0)
+    """(U,) product of the norms of each hidden unit's weights in, bias included, and out: 0 where it does nothing.
+
+    A product, because a unit whose weights in are doubled and out are halved does the same.
+    """
+    norms = [_out_in(module.get_submodule(block.reader)).square().sum(dim=0)]
+    for name in block.makers:
+        part: Any = module.get_submodule(name)
+        bias = 0.0 if part.bias is None else part.bias.square()
+        norms.append(_out_in(part).square().sum(dim=1) + bias)
+    return torch.stack(norms).sqrt().prod(dim=0)
 
 
 def _cut(module: PreTrainedModel, block: _Block, kept: torch.Tensor, state: dict[str, Any]) -> None:
