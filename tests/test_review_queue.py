@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan, SplitPlan
 from xvision.data.manifest import load_data
 from xvision.engine import Progress
-from xvision.errors import ConfigError, DataError, RunError
+from xvision.errors import ConfigError, DataError, MissingExtra, RunError
 from xvision.methods.pseudo_labels import precision_limit
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.llm_classifier import preset
@@ -405,6 +406,13 @@ def test_the_joined_manifest_can_be_trained_on(world: World, tmp_path: Path) -> 
     )
     finetune_plan(plan, console=Quiet())
     assert load_model(tmp_path / "tuned", device="cpu").classes == CLASSES
+
+
+def test_without_cleanlab_nothing_is_begun(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'xvision\[labels\]'"):
+        review_queue(world.plan, tmp_path / "out", cleanlab=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_content_is_never_overwritten(world: World, tmp_path: Path) -> None:

@@ -208,15 +208,22 @@ def _calibrated(labels: np.ndarray, guess: np.ndarray, size: int) -> Callable[[n
     return statistic
 
 
+def require_cleanlab() -> Callable[..., np.ndarray]:
+    """cleanlab's search for label issues; raises MissingExtra when it is not installed."""
+    try:
+        from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]  # it ships no type information
+    except ImportError:
+        raise MissingExtra("cleanlab", "labels", "a second opinion on label issues") from None
+    found: Callable[..., np.ndarray] = find_label_issues
+    return found
+
+
 def second_opinion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cases (N,) bool that cleanlab flags on the same probabilities, pruning by noise rate.
 
     Classes without a case are left out, as cleanlab asks. Raises MissingExtra when cleanlab is not installed.
     """
-    try:
-        from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]  # it ships no type information
-    except ImportError:
-        raise MissingExtra("cleanlab", "labels", "a second opinion on label issues") from None
+    find_label_issues = require_cleanlab()
     scores, truth = _checked(probabilities, labels)
     present, compact = np.unique(truth, return_inverse=True)
     kept = scores[:, present]

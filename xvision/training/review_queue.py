@@ -21,7 +21,7 @@ from xvision.data.scores import without_images
 from xvision.data.unlabelled import load_unlabelled, manifest_of
 from xvision.engine import Engine, Progress
 from xvision.errors import ConfigError, DataError
-from xvision.methods.label_issues import out_of_fold, rank_label_issues, second_opinion
+from xvision.methods.label_issues import out_of_fold, rank_label_issues, require_cleanlab, second_opinion
 from xvision.methods.review import Measure, errors_found, group_mix, review_order, uncertainty
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
@@ -77,6 +77,8 @@ def review_queue(
     """
     settings = QueueSettings(size, stratify, per_patient, measure, pseudo_precision, plan.seed)
     _check(settings, unlabelled)
+    if cleanlab:
+        require_cleanlab()
     refuse_other_content(out)
     model, labelled = _loaded(plan, settings)
     columns = labelled.groups
