@@ -79,7 +79,7 @@ def _ranked(scored: Scored, labels: np.ndarray) -> tuple[LabelIssues, np.ndarray
     """The ranking, and the probabilities that it was made from."""
     if scored.embeddings is None:
         raise TypeError("the classifier of the benchmark has embeddings")
-    held = out_of_fold(scored.embeddings, labels, scored.patients, classes=2)
+    held = out_of_fold(scored.embeddings, labels, scored.patients, classes=scored.question.classes)
     return rank_label_issues(
         held.probabilities, labels, scored.patients, rng=np.random.default_rng(0)
     ), held.probabilities

@@ -23,6 +23,7 @@ from xvision.methods.label_issues import (
     second_opinion,
 )
 
+TWO = ("normal", "lesion")
 quick = settings(deadline=None, max_examples=40)
 
 
@@ -136,7 +137,7 @@ def test_the_confident_joint_is_that_of_cleanlab(classes: int, seed: int) -> Non
 def test_planted_flips_come_first() -> None:
     """2,000 images of which 110 have a wrong label; the notes' model had 0.84 and 0.96."""
     case = planted()
-    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=2)
+    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=TWO)
     found = rank_label_issues(held.probabilities, case.labels, case.patients, rng=rng())
     assert case.flipped[found.order[:100]].mean() >= 0.84
     assert case.flipped[found.order[:200]].sum() / 110 >= 0.95
@@ -150,7 +151,7 @@ def test_planted_flips_come_first() -> None:
 
 def test_planted_flips_between_four_classes_come_first_with_the_right_suggestion() -> None:
     case = planted(n=1200, flips=60, classes=4, seed=1, apart=3.0)
-    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=4)
+    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=tuple("abcd"))
     found = rank_label_issues(held.probabilities, case.labels, case.patients, rng=rng())
     first = found.order[:60]
     assert case.flipped[first].mean() >= 0.8
@@ -161,7 +162,7 @@ def test_planted_flips_between_four_classes_come_first_with_the_right_suggestion
 
 def test_without_flips_few_labels_are_suspect() -> None:
     case = planted(flips=0, apart=4.0)
-    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=2)
+    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=TWO)
     found = rank_label_issues(held.probabilities, case.labels, case.patients, rng=rng())
     assert found.count is not None
     assert found.count <= 10
@@ -173,7 +174,7 @@ def test_no_case_is_judged_by_a_model_that_saw_its_patient() -> None:
     patients = np.repeat(np.arange(150), 3)
     embeddings = np.repeat(draw.normal(size=(150, 200)), 3, axis=0)
     labels = draw.integers(2, size=150)[patients]
-    held = out_of_fold(embeddings, labels, patients, classes=2, strength=100.0)
+    held = out_of_fold(embeddings, labels, patients, classes=TWO, strength=100.0)
     assert (held.probabilities.argmax(axis=1) == labels).mean() == pytest.approx(0.5, abs=0.12)
     for patient in range(150):
         assert len(set(held.folds[patients == patient])) == 1
@@ -207,7 +208,7 @@ def test_a_rare_class_makes_fewer_folds() -> None:
 
 def test_a_class_without_cases_gets_probability_zero() -> None:
     case = planted(n=200)
-    held = out_of_fold(case.embeddings, case.labels * 2, case.patients, classes=4)
+    held = out_of_fold(case.embeddings, case.labels * 2, case.patients, classes=tuple("abcd"))
     assert not held.probabilities[:, [1, 3]].any()
     assert held.probabilities.sum(axis=1) == pytest.approx(1.0)
     found = rank_label_issues(held.probabilities, case.labels * 2, case.patients, rng=rng())
@@ -216,7 +217,7 @@ def test_a_class_without_cases_gets_probability_zero() -> None:
 
 def test_the_second_opinion_is_cleanlabs() -> None:
     case = planted(n=600, flips=30)
-    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=2)
+    held = out_of_fold(case.embeddings, case.labels, case.patients, classes=TWO)
     flagged = second_opinion(held.probabilities, case.labels)
     assert np.array_equal(flagged, find_label_issues(case.labels, held.probabilities, n_jobs=1))
     assert case.flipped[flagged].mean() >= 0.6
@@ -233,16 +234,16 @@ def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_cannot_be_folded_is_refused() -> None:
     with pytest.raises(DataError, match="all 4 cases have the same label: there is nothing to compare it with"):
         patient_folds(np.ones(4, int), np.arange(4))
-    with pytest.raises(DataError, match="label 7 has 1 patients, too few to leave some out: label more of them"):
+    with pytest.raises(DataError, match="the label '7' has 1 patients, too few to leave some out: label more of them"):
         patient_folds(np.array([0, 0, 0, 7, 7]), np.array([0, 1, 2, 3, 3]))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     labels, patients = np.array([0, 1, 0, 1]), np.arange(4)
     with pytest.raises(DataError, match=r"4 labels came with embeddings of shape \(3, 2\): give one row per case"):
-        out_of_fold(np.zeros((3, 2)), labels, patients, classes=2)
+        out_of_fold(np.zeros((3, 2)), labels, patients, classes=TWO)
     with pytest.raises(DataError, match="embeddings of 1 of 4 cases are not finite"):
-        out_of_fold(np.array([[0.0], [1.0], [np.nan], [2.0]]), labels, patients, classes=2)
+        out_of_fold(np.array([[0.0], [1.0], [np.nan], [2.0]]), labels, patients, classes=TWO)
     with pytest.raises(DataError, match=r"probabilities of shape \(2, 2\) came with labels of shape \(4,\)"):
         confident_joint(np.full((2, 2), 0.5), labels)
     with pytest.raises(DataError, match="between 0 and 1: give probabilities, not logits"):

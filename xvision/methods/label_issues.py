@@ -6,7 +6,7 @@ other patients: it may be wrong, or right and rare. Only a reader can tell. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def _require_all_classes(given: np.ndarray, folds: np.ndarray, classes: np.ndarr
         if len(lacking):
             rare = int(lacking[0])
             raise DataError(
-                f"label {classes[rare]} has {sizes[rare]} patients, too few to leave some out: label more of them"
+                f"the label {str(classes[rare])!r} has {sizes[rare]} patients, too few to leave some out: label more of them"
             )
 
 
@@ -98,14 +98,14 @@ def out_of_fold(
     labels: np.ndarray,
     patients: np.ndarray,
     *,
-    classes: int,
+    classes: Sequence[str],
     folds: int = 5,
     seed: int = 0,
     strength: float = 1.0,
 ) -> OutOfFold:
     """Class probabilities of each case by logistic regression on the embeddings of other patients.
 
-    embeddings: (N, D), frozen; scaled in each fold by what the fold is fitted on. labels: (N,) class indices below
+    embeddings: (N, D), frozen; scaled in each fold by what the fold is fitted on. labels: (N,) positions in
     ``classes``; a class without a case gets probability 0. strength: inverse of the L2 penalty. The embeddings may come
     from a model that was trained on the very labels: then it has already learned some of the errors, and fewer are
     found. Raises DataError when the embeddings are not finite numbers or a class is too rare to hold patients out.
@@ -116,8 +116,8 @@ def out_of_fold(
     wrong = int((~np.isfinite(features)).any(axis=1).sum())
     if wrong:
         raise DataError(f"embeddings of {wrong} of {len(features)} cases are not finite: find the images that cause it")
-    dealt = patient_folds(truth, patients, folds=folds, seed=seed)
-    probabilities = np.zeros((len(truth), classes))
+    dealt = patient_folds(np.asarray(classes)[truth], patients, folds=folds, seed=seed)  # names, for its messages
+    probabilities = np.zeros((len(truth), len(classes)))
     for fold in range(int(dealt.max()) + 1):
         held, others = dealt == fold, dealt != fold
         fitted = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))

@@ -208,7 +208,7 @@ def _queue(pool: Scored, settings: QueueSettings, size: int) -> tuple[np.ndarray
 def _issues(known: Scored, seed: int, cleanlab: bool) -> Issues:
     if known.embeddings is None:
         return Issues(None, "the model has no embeddings that can be read")
-    classes = len(known.question.classes)
+    classes = known.question.classes
     try:
         held = out_of_fold(known.embeddings, known.labels, known.patients, classes=classes, seed=seed)
     except DataError as problem:  # too few labels is a state of the data, not a fault of the request
