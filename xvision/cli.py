@@ -47,9 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_making(add: Adder) -> None:
     """The commands that make something: these load torch."""
-    demo = add("demo", making.demo, "Phantoms → fine-tune → audit → PDF, on this machine, in minutes.")
+    demo = add(
+        "demo", making.demo, "Train, re-tune badly, re-tune well, audit, PDF: on phantoms, on this machine, in minutes."
+    )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything the demo makes")
-    demo.add_argument("--clean", action="store_true", help="switch the planted flaws off")
+    demo.add_argument("--clean", action="store_true", help="switch the planted shortcut off")
+    demo.add_argument("--gap", action="store_true", help="plant a gap between groups too: lesions fainter in women")
     demo.add_argument("--seed", type=int, default=0)
 
     finetune = add("finetune", making.finetune, "Fine-tune the LLM-based classifier as a plan says.")

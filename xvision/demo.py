@@ -1,46 +1,48 @@
-"""The demonstration: a classifier trained on clean phantoms, re-tuned where two flaws are planted, and the audit that finds both."""
+"""The demonstration, a story in three steps: a good model, a re-tuning that makes it look better and be worse, and one that does not."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from xvision import codec
+from xvision.compare import Comparison, compare
 from xvision.config import Plan, load_plan
 from xvision.console import Console
 from xvision.data.synthetic import PhantomSettings, write_phantoms
 from xvision.errors import RunError
-from xvision.recipe import BackbonePlan, TrainingPlan
 from xvision.runner import run_plan
-from xvision.store import write_atomic
+from xvision.store import Run, write_atomic
 from xvision.training.run import finetune_plan
 
-_IMAGES = 3000
+_FIRST, _SECOND = 3000, 3000
+"""Images of the two hospitals."""
 
 
 class Demo(NamedTuple):
-    """Where the demo put things."""
+    """Where the demo put things. run: the audit of the naive re-tuning; balanced: that of the careful one."""
 
     run: Path
     pdf: Path
+    balanced: Path
+    comparison: Comparison
 
 
-def settings(*, clean: bool, seed: int) -> PhantomSettings:
-    """The data that is audited. Flawed: a site's marker follows the label in training, and lesions are fainter in women."""
-    plain = PhantomSettings(n=_IMAGES, seed=seed)
-    return plain if clean else replace(plain, shortcut=0.6, contrast_gap=0.6)
+def settings(*, clean: bool, gap: bool, seed: int) -> PhantomSettings:
+    """The second hospital: a site's marker follows the label in training, unless clean. gap: lesions are fainter in women."""
+    return PhantomSettings(n=_SECOND, seed=seed, shortcut=0.0 if clean else 0.9, contrast_gap=0.6 if gap else 0.0)
 
 
-_PLAN = """# The plan of the demonstration. `xvision finetune` and `xvision audit` take it as it is.
-name = "demo"
+_HEAD = """# {what}
+name = "{name}"
 seed = {seed}
 criteria = "criteria.toml"
 
 [data]
-path = "phantoms"
+path = "{data}"
 groups = ["sex", "age_band"]
 acquisition = ["site", "scanner"]
 
@@ -49,71 +51,115 @@ positive = "lesion"
 threshold = 0.5
 
 [model]
-path = "checkpoint"
+path = "{checkpoint}"
 device = "cpu"
 
+[analysis.adversarial]
+cases = 150
+"""
+
+_FIRST_PLAN = """
+[training]
+seed = {seed}
+"""
+
+_NAIVE_PLAN = """
 [backbone]
-start = "checkpoint-first"
+start = "first"
 
 [training]
 epochs = 3
 seed = {seed}
+controls = false
+rehearsal.share = 0.0     # nothing of the first hospital is shown again
 """
 
+_BALANCED_PLAN = """
+[backbone]
+start = "first"
 
-def plans(out: Path, *, seed: int) -> tuple[Plan, Plan]:
-    """First training on clean phantoms of other patients, and the re-tuning that is audited, written as ``plan.toml``.
+[training]
+epochs = 3
+seed = {seed}
+controls = false
+groups.balance = ["label", "site"]   # every label is drawn equally often from every site
+"""
+
+_STEPS = (
+    ("first", "hospital-a", "Step 1: the first training, on clean phantoms of a first hospital.", _FIRST_PLAN),
+    ("retuned", "hospital-b", "Step 2: re-tuned as it comes, where a site's marker follows the label.", _NAIVE_PLAN),
+    ("balanced", "hospital-b", "Step 3: re-tuned on the same images, drawn so that the marker says nothing.", _BALANCED_PLAN),
+)  # fmt: skip
+
+
+def plans(out: Path, *, seed: int) -> dict[str, Plan]:
+    """The three plans, written as files that ``xvision finetune`` and ``xvision audit`` take as they are.
 
     Training from scratch on the flawed data would learn either the marker or the lesion, depending on the seed; a model that
-    already knows lesions takes on both flaws, as a hospital's re-tuned model does.
+    already knows lesions takes on the flaws, as a hospital's re-tuned model does.
     """
-    write_atomic(out / "plan.toml", _PLAN.format(seed=seed).encode())
     write_atomic(out / "criteria.toml", (files("xvision.data") / "demo_criteria.toml").read_bytes())
-    second = load_plan(out / "plan.toml")
-    first = replace(
-        second,
-        data=replace(second.data, path=f"{second.data.path}-first"),
-        model=replace(second.model, path=f"{second.model.path}-first"),
-        backbone=BackbonePlan(),
-        training=TrainingPlan(seed=seed),
-    )
-    return first, second
+    found = {}
+    for name, data, what, rest in _STEPS:
+        words = (_HEAD + rest).format(what=what, name=name, data=data, checkpoint=name, seed=seed)
+        write_atomic(out / f"{name}.toml", words.encode())
+        found[name] = load_plan(out / f"{name}.toml")
+    return found
 
 
-def run_demo(out: Path, *, clean: bool, seed: int, console: Console) -> Demo:
+def run_demo(out: Path, *, clean: bool, seed: int, console: Console, gap: bool = False) -> Demo:
     """Everything but the PDF; each step that is already done is not done again."""
     started = time.monotonic()
-    _same_demo(out, clean=clean, seed=seed)
-    first, second = plans(out, seed=seed)
-    flaws = "without flaws" if clean else "with a planted shortcut and a planted group gap"
-    _phantoms(first, settings(clean=True, seed=seed + 1000), "clean phantoms of a first hospital", console)
-    _phantoms(second, settings(clean=clean, seed=seed), f"phantoms of a second hospital, {flaws}", console)
-    _train(first, "Training the LLM-based classifier (tiny Qwen3, one CPU thread) at the first hospital", console)
-    _train(second, "Re-tuning it at the second", console)
-    command = shlex.join(["xvision", "audit", str(out / "plan.toml"), "--out", str(out / "run")])
-    run = run_plan(second, out / "run", command=command, listener=console)
+    flaws = [*(() if clean else ("a shortcut",)), *(("a group gap",) if gap else ())]
+    _same_demo(out, f"{' and '.join(flaws) or 'clean'}, seed {seed}")
+    steps = plans(out, seed=seed)
+    planted = f"with {' and '.join(flaws)} planted" if flaws else "without flaws"
+    first, second = PhantomSettings(n=_FIRST, seed=seed + 1000), settings(clean=clean, gap=gap, seed=seed)
+    _phantoms(steps["first"], first, "clean phantoms of a first hospital", console)
+    _phantoms(steps["retuned"], second, f"phantoms of a second hospital, {planted}", console)
+    _train(
+        steps["first"],
+        "1 Training the LLM-based classifier (tiny Qwen3, one CPU thread) at the first hospital",
+        console,
+    )
+    _train(steps["retuned"], "2 Re-tuning it at the second hospital, as the images come", console)
+    _train(
+        steps["balanced"],
+        "3 Re-tuning it there with labels and sites in balance, and old images among the new",
+        console,
+    )
+    runs = {name: _audit(steps[name], out, console) for name in ("retuned", "balanced")}
+    comparison = compare(runs["retuned"], runs["balanced"], seed=seed)
+    write_atomic(out / "comparison.json", codec.dumps(codec.plain(comparison)).encode())
     console.say(f"Done in {time.monotonic() - started:.0f} s")
-    return Demo(run.path, out / "report.pdf")
+    return Demo(runs["retuned"].path, out / "report.pdf", runs["balanced"].path, comparison)
 
 
-def _same_demo(out: Path, *, clean: bool, seed: int) -> None:
-    """One folder holds one demo: refuses to mix the flawed and the clean one, or two seeds."""
-    stamp, kind = out / "demo.txt", f"{'clean' if clean else 'flawed'}, seed {seed}\n"
-    if stamp.exists() and stamp.read_text("utf-8") != kind:
+def _same_demo(out: Path, kind: str) -> None:
+    """One folder holds one demo: refuses to mix two kinds of flaws, or two seeds."""
+    stamp = out / "demo.txt"
+    if stamp.exists() and stamp.read_text("utf-8").strip() != kind:
         raise RunError(
             f"{out}: holds the demo '{stamp.read_text('utf-8').strip()}'. Choose another --out, or remove that folder."
         )
     out.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(kind, "utf-8")
+    stamp.write_text(f"{kind}\n", "utf-8")
 
 
 def _phantoms(plan: Plan, wanted: PhantomSettings, words: str, console: Console) -> None:
     if not Path(plan.data.path).exists():
-        console.say(f"Making {_IMAGES} {words}")
+        console.say(f"Making {wanted.n} {words}")
         write_phantoms(wanted, plan.data.path)
 
 
 def _train(plan: Plan, words: str, console: Console) -> None:
     if not (Path(plan.model.path) / "evaluation.json").exists():
         console.say(words)
-        console.say(str(finetune_plan(plan, console=console)))
+        console.say(str(finetune_plan(plan, console=console, resume=True)))
+
+
+def _audit(plan: Plan, out: Path, console: Console) -> Run:
+    console.say(f"Auditing the {plan.name} model")
+    place = out / "runs" / plan.name
+    command = shlex.join(["xvision", "audit", str(out / f"{plan.name}.toml"), "--out", str(place)])
+    return run_plan(plan, place, command=command, listener=console)

@@ -15,7 +15,7 @@ Policy = Literal[
     "lora", "dora", "adalora", "ia3", "prefix", "prompt", "bottleneck",
 ]  # fmt: skip
 ADAPTERS: tuple[Policy, ...] = ("lora", "dora", "adalora", "ia3", "prefix", "prompt", "bottleneck")
-"""Policies that add weights to a frozen backbone; these need the extra ``peft``."""
+"""Policies that add weights to a frozen backbone; all but "bottleneck" need the extra ``peft``."""
 
 
 @codec.record
@@ -137,7 +137,7 @@ class SearchPlan:
 class TrainingPlan:
     """The fine-tuning recipe; the defaults were measured on 3,000 images of 64 × 64 pixels on one CPU thread."""
 
-    epochs: int = 6
+    epochs: int = 10
     batch_size: int = 32
     """Images of one update, over all processes."""
     accumulate: int = 1
@@ -164,7 +164,7 @@ class TrainingPlan:
     rehearsal: RehearsalPlan = field(default_factory=RehearsalPlan)
     augment: bool = False
     """Small rotation, shift, scale, brightness, contrast, gamma and noise; a flip only where ``data.laterality`` is false."""
-    ema: float = 0.0
+    ema: float = 0.995
     """Decay of an exponential moving average of the weights, which is then what is validated and saved; 0 keeps none."""
     select: Literal["auroc", "worst group"] = "auroc"
     """What the best epoch is the best in; "worst group" needs ``groups.column``."""

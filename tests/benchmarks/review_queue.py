@@ -26,7 +26,7 @@ from xvision.training.queue_scores import Scored, question_of, score
 from xvision.training.run import finetune_data
 
 CASES, FLIPS, QUEUE, PRECISION = 2000, 110, 100, 0.95
-FAINT = PhantomSettings(contrast=0.6, contrast_gap=0.45)
+FAINT = PhantomSettings(contrast=0.6, contrast_gap=0.55)
 """Lesions are fainter in women, so errors and uncertain cases gather there."""
 
 

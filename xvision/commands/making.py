@@ -21,12 +21,15 @@ def demo(parsed: argparse.Namespace) -> int:
     from xvision.console import Console
     from xvision.demo import run_demo
 
-    report = run_demo(parsed.out, clean=parsed.clean, seed=parsed.seed, console=Console())
+    report = run_demo(parsed.out, clean=parsed.clean, gap=parsed.gap, seed=parsed.seed, console=Console())
     code = outlet("reports", "report", "xvision report", [str(report.run), "-o", str(report.pdf)])
     if code == 0:
+        print("\nRe-tuned as the images came:")
         print_findings(report.run)
+        print("\nRe-tuned with labels and sites in balance:")
+        print_findings(report.balanced)
         program = sys.argv[0] if Path(sys.argv[0]).name == "xvision" else "xvision"
-        print(f"\nReport:    {report.pdf}\nDashboard: {shlex.join([program, 'dashboard', str(report.run)])}")
+        print(f"\nReport:    {report.pdf}\nDashboard: {shlex.join([program, 'dashboard', str(report.run.parent)])}")
     return code
 
 

@@ -194,7 +194,7 @@ def _is_number(text: str) -> bool:
 def _source(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, Row], images_required: bool) -> ImageSource:
     """Paths and boxes of the kept rows, checked."""
     images = _paths(sheet, table, rows, "image", images_required)
-    masks = _paths(sheet, table, rows, "mask", must_exist=True)
+    masks = _paths(sheet, table, rows, "mask", images_required)
     return FileSource(sheet.root, images, masks, _boxes(sheet, table, rows))
 
 

@@ -261,10 +261,10 @@ def contribution(control: Control, margin: float = MARGIN) -> str:
 
 
 def sees_images(blind: Blind) -> str:
-    """What shuffled images say of a model: it must lose what it knows, and fall to chance."""
+    """What shuffled images say of a model: it must lose what it knows, and fall to chance, give or take ``MARGIN``."""
     if blind.shuffled.low is None or blind.drop.low is None:
         return f"not decided ({blind.shuffled.reason or blind.drop.reason})"
-    if blind.shuffled.low > blind.chance:
+    if blind.shuffled.low > blind.chance + MARGIN:
         return "with the wrong image it stays better than chance: it answers from something else"
     if blind.drop.low > 0:
         return "it falls to chance with the wrong image: its answers come from the image"

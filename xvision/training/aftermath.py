@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xvision import text
 from xvision.config import Plan
 from xvision.data.dataset import AuditDataset
-from xvision.models.evidence import SiteMatrix, Start, TrainingEvidence, sees_images, verdict
+from xvision.models.evidence import Figure, SiteMatrix, Start, TrainingEvidence, sees_images, verdict
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.open import load_model
 from xvision.models.protocols import Classifier
@@ -63,8 +62,9 @@ def evidence_of(
     if plan.training.controls:
         patients = test.table["patient"].to_numpy(dtype=str)
         arrays = after.inputs.arrays
+        train = arrays["train"].without_last(after.inputs.old)  # controls start anew and have nothing to remember
         controls = run_controls(
-            plan.training, plan.backbone, after.classes, _new(after), arrays["validation"], arrays["test"], patients,
+            plan.training, plan.backbone, after.classes, train, arrays["validation"], arrays["test"], patients,
             logits["test"], build=build, folder=state.folder_of(out).with_name(f"{out.name}.controls"), progress=progress,
         )  # fmt: skip
     return TrainingEvidence(
@@ -84,13 +84,12 @@ def lines_of(evidence: TrainingEvidence) -> Iterator[str]:
     """The evidence as the command prints it."""
     for part in evidence.splits:
         if part.change is not None:
-            change = part.change.figure
-            said = text.value(change.value, change.low, change.high, reason=change.reason)
-            yield f"{part.split.capitalize()} {text.label(part.change.measure)}, after minus before: {said}"
+            measure = text.label(part.change.measure)
+            yield f"{part.split.capitalize()} {measure}, after minus before: {_said(part.change.figure)}"
     for matrix in evidence.sites:
         for site, change in zip(matrix.sites, matrix.changes, strict=False):
-            said = text.value(change.figure.value, change.figure.low, change.figure.high, reason=change.figure.reason)
-            yield f"  {matrix.column} {site}: {text.label(change.measure)} {said}: {verdict(change.figure)}"
+            said = f"{text.label(change.measure)} {_said(change.figure)}: {verdict(change.figure)}"
+            yield f"  {matrix.column} {site}: {said}"
     if evidence.blind is not None:
         yield f"Images exchanged between patients: {sees_images(evidence.blind)}"
     if evidence.controls is not None:
@@ -100,10 +99,8 @@ def lines_of(evidence: TrainingEvidence) -> Iterator[str]:
         yield f"Warning: {warning}."
 
 
-def _new(after: After) -> Any:
-    """The training images without the rehearsed ones: controls start from nothing and have nothing to remember."""
-    train, old = after.inputs.arrays["train"], after.inputs.old
-    return train if not old else type(train)(*(None if part is None else part[: len(part) - old] for part in train))
+def _said(figure: Figure) -> str:
+    return text.value(figure.value, figure.low, figure.high, reason=figure.reason)
 
 
 def _start(plan: Plan) -> Start:

@@ -185,7 +185,7 @@ def decoded(data: AuditDataset, spec: InputSpec, cache: Path, bar: Bar) -> np.nd
     if here.first and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]  # numpy leaves it untyped
+        target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
         _decode(data, spec, target, bar)
         target.flush()
         os.replace(unfinished, path)

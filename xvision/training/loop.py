@@ -216,7 +216,7 @@ def _take_best(model: LlmImageClassifier, run: _Run) -> None:
         best = LlmImageClassifier.from_pretrained(run.out, local_files_only=True, dtype=torch.float32)
     model.config, model.backbone = best.config, best.backbone.to(run.here.device)
     model.load_state_dict(best.state_dict())
-    model.requires_grad_(True).eval()
+    model.requires_grad_(True).train(False)
 
 
 def _report(run: _Run, recent: list[torch.Tensor]) -> None:

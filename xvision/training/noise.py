@@ -30,7 +30,8 @@ def normal(
 ) -> torch.Tensor:
     """(B, count) float32 from the standard normal distribution (Box and Muller, 1958)."""
     half = (count + 1) // 2
-    first, second = uniform(2 * half, examples, seed=seed, epoch=epoch, purpose=purpose, device=device).split(half, 1)
+    draws = uniform(2 * half, examples, seed=seed, epoch=epoch, purpose=purpose, device=device)
+    first, second = draws[:, :half], draws[:, half:]
     length = torch.sqrt(-2.0 * torch.log1p(-first))
     angle = 2.0 * math.pi * second
     return torch.cat((length * torch.cos(angle), length * torch.sin(angle)), dim=1)[:, :count]
@@ -39,7 +40,7 @@ def normal(
 def _keys(examples: np.ndarray, seed: int, epoch: int, purpose: int) -> np.ndarray:
     """(B,) starting points; each word is scrambled before the next one is added, so that no two sums meet by design."""
     with np.errstate(over="ignore"):
-        keys = np.full(len(examples), seed % 2**64, dtype=np.uint64)
+        keys: np.ndarray = np.full(len(examples), seed % 2**64, dtype=np.uint64)
         for word in (epoch, purpose, examples.astype(np.uint64)):
             keys = _scrambled_numpy(keys + np.uint64(_STEP)) ^ np.asarray(word, dtype=np.uint64)
         return _scrambled_numpy(keys + np.uint64(_STEP)).view(np.int64)

@@ -46,9 +46,10 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """(K,) float32. Multi-class: N / (K · count). Multi-label: negatives / positives of each finding, at most 100."""
     if labels.ndim == 2:
         positives = labels.sum(axis=0)
-        return np.clip((len(labels) - positives) / np.maximum(positives, 1), None, 100).astype(np.float32)
-    counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (classes * counts)).astype(np.float32)
+        weights: np.ndarray = np.clip((len(labels) - positives) / np.maximum(positives, 1), None, 100)
+    else:
+        weights = len(labels) / (classes * np.bincount(labels, minlength=classes))
+    return weights.astype(np.float32)
 
 
 def batch_weight(labels: np.ndarray, class_weights: np.ndarray | None) -> float:

@@ -12,6 +12,9 @@ from torch import nn
 
 from xvision.recipe import TrainingPlan
 
+_SCALES = ("ia3_l", "lora_E")
+"""Factors that IA3 and AdaLoRA keep as matrices of one column: decay would pull them away from changing nothing."""
+
 
 def optimiser(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum over the weights that are trained."""
@@ -23,13 +26,15 @@ def optimiser(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and filters; none for biases, norms, positions and the read-out token."""
+    """Weight decay for matrices and filters; none for biases, norms, positions, the read-out token and an adapter's scales."""
     embedded = {
         id(weights) for part in model.modules() if isinstance(part, nn.Embedding) for weights in part.parameters()
     }
-    trained = [weights for weights in model.parameters() if weights.requires_grad]
-    decayed = [weights for weights in trained if weights.ndim > 1 and id(weights) not in embedded]
-    others = [weights for weights in trained if weights.ndim <= 1 or id(weights) in embedded]
+    decayed, others = [], []
+    for name, weights in model.named_parameters():
+        spared = weights.ndim <= 1 or id(weights) in embedded or any(scale in name for scale in _SCALES)
+        if weights.requires_grad:
+            (others if spared else decayed).append(weights)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
@@ -53,7 +58,7 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """step counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.means, self.weights, 1 - decay)
+        torch._foreach_lerp_(self.means, list[torch.Tensor](self.weights), 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -36,6 +36,12 @@ class Arrays(NamedTuple):
     text: np.ndarray | None = None
     balance: np.ndarray | None = None
 
+    def without_last(self, count: int) -> Arrays:
+        """All but the last ``count`` images: the training images without those that are rehearsed."""
+        kept = len(self.labels) - count
+        further = (None if part is None else part[:kept] for part in self[2:])
+        return Arrays(self.pixels[:kept], self.labels[:kept], *further)
+
     def joined(self, other: Arrays) -> Arrays:
         """These images, then the other ones; codes and text only where both have them."""
         pairs = ((self.groups, other.groups), (self.text, other.text), (self.balance, other.balance))
@@ -168,5 +174,5 @@ def facts(arrays: Arrays) -> dict[str, str | int]:
         if part is not None:
             digest.update(f"{part.dtype}{part.shape}".encode())
             for start in range(0, len(part), _CHUNK):
-                digest.update(np.ascontiguousarray(part[start : start + _CHUNK]))
+                digest.update(np.ascontiguousarray(part[start : start + _CHUNK]).data)
     return {"images": len(arrays.labels), "sha256": digest.hexdigest()}

@@ -63,7 +63,7 @@ def read_state(out: Path, key: str, device: torch.device) -> tuple[Tensors, dict
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt", device=str(device)) as file:  # type: ignore[no-untyped-call]  # untyped library
+        with safe_open(path, "pt", device=str(device)) as file:
             numbers = json.loads(file.metadata()["numbers"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, KeyError, TypeError, ValueError) as problem:

@@ -142,7 +142,7 @@ class Stepper:
     def _together(self, *, last: bool) -> AbstractContextManager[None]:
         """Processes add their gradients up once, after the last part."""
         if isinstance(self.network, DistributedDataParallel) and not last:
-            return self.network.no_sync()  # type: ignore[no-any-return]  # untyped decorator
+            return self.network.no_sync()
         return nullcontext()
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -158,7 +158,7 @@ class Stepper:
         """Frees what only training needs."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.plan.activation_checkpointing:
-            self.model.activation_checkpointing_disable()
+            self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]  # partly annotated
 
     def tensors(self) -> state.Tensors:
         """Everything that decides later steps."""
