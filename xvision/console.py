@@ -111,6 +111,15 @@ def _doctor_lines(torch_version: str, cuda: bool) -> Iterator[tuple[str, str]]:
         ("typst", "report"),
         ("matplotlib", "report"),
         ("ray", "ray"),
+        ("peft", "peft"),
+        ("optuna", "search"),
+        ("tensorboard", "tracking"),
+        ("wandb", "tracking"),
+        ("torchao", "compress"),
+        ("onnx", "compress"),
+        ("onnxruntime", "compress"),
+        ("datasets", "datasets"),
+        ("cleanlab", "labels"),
     ):
         found = importlib.util.find_spec(name) is not None
         yield name, importlib.metadata.version(name) if found else f"missing: pip install 'xvision[{extra}]'"

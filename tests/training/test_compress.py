@@ -17,9 +17,9 @@ from xvision.models.checkpoint import save_model
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.llm_classifier import preset
 from xvision.models.open import load_model
+from xvision.models.pruning import prune_weights, without_units
 from xvision.models.quantised import linear_layers
 from xvision.training.compress import How, compress, size
-from xvision.training.pruning import prune_weights, without_units
 
 BODIES = ("tiny-qwen3", "tiny-gpt2", "tiny-bert", "tiny-llama", "tiny-gemma3")
 

@@ -22,7 +22,7 @@ from xvision.training.loop import Arrays, Progress, finetune
 from xvision.training.optimiser import learning_rate, parameter_groups
 from xvision.training.validation import validate
 
-PLAN = TrainingPlan(epochs=2, batch_size=8)
+PLAN = TrainingPlan(epochs=2, batch_size=8, ema=0.0)
 
 
 def small(seed: int = 0) -> LlmImageClassifier:

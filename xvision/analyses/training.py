@@ -178,10 +178,7 @@ def _control_charts(table: ControlTable | None, margin: float) -> Iterator[Chart
         value=Axis(f"Recorded {text.label(measure)}", low=0, high=1),
         marks=tuple(rows),
     )
-    gains = [
-        _mark(row.name, row.gain.figure, f"{text.label(row.gain.measure)}: {contribution(row, margin)}")
-        for row in table.rows
-    ]
+    gains = [_mark(row.name, row.gain.figure, text.label(row.gain.measure)) for row in table.rows]
     yield Forest(
         title="What the model gains over each control",
         alt="Difference between the model and each control on the same patients; above 0 the model is better.",
@@ -259,7 +256,7 @@ def _curve_charts(curve: LearningCurve | None) -> Iterator[Chart]:
             x, y = tuple(point.epoch for point in shown), tuple(point.value for point in shown)
             yield Lines(
                 title=f"{name} as logged",
-                alt=f"{name} from {text.number(y[0])} at epoch {x[0]:g} to {text.number(y[-1])} at epoch {x[-1]:g}.",
+                alt=f"{name} from {text.number(y[0])} at epoch {x[0]:.1f} to {text.number(y[-1])} at epoch {x[-1]:.0f}.",
                 x=Axis("Epoch"),
                 y=Axis(name),
                 series=(Series(name, x, y, marks=len(shown) <= 40),),

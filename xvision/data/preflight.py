@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xvision.data.dataset import AuditDataset
-from xvision.data.scores import match
 from xvision.errors import ConfigError, DataError, XVisionError
-from xvision.models.predictions import PredictionsClassifier
 from xvision.result import Check
 
 if TYPE_CHECKING:
@@ -40,9 +38,7 @@ def preflight(
         return (Check("split", "error", "The data has no case: nothing can be audited."),)
     checks = [_split(data), *_labels(model.classes, data), _patients(data, allow_leakage)]
     if model.access == "scores":
-        matched = (match(model, data),) if isinstance(model, PredictionsClassifier) else ()
-        unseen = Check("images", "ok", "The model is known by its scores only: images were not looked at.")
-        return (*checks, *matched, unseen)
+        return (*checks, *_matched(model, data))
     readable = _readable(data)
     checks.append(readable)
     if readable.status == "error":
@@ -52,6 +48,16 @@ def preflight(
     rng = np.random.default_rng(seed)
     chosen = [ids[place] for place in np.sort(rng.choice(len(ids), min(sample, len(ids)), replace=False))]
     return (*checks, *_sampled(model, data, chosen))
+
+
+def _matched(model: Classifier, data: AuditDataset) -> Iterator[Check]:
+    """Predictions and cases belong together."""
+    from xvision.data.scores import match  # loads torch, which reading a table does not need
+    from xvision.models.predictions import PredictionsClassifier
+
+    if isinstance(model, PredictionsClassifier):
+        yield match(model, data)
+    yield Check("images", "ok", "The model is known by its scores only: images were not looked at.")
 
 
 def _split(data: AuditDataset) -> Check:

@@ -32,7 +32,7 @@ ControlName = Literal[
     "majority class", "pixel logistic regression", "stem only", "frozen random body", "frozen pretrained body"
 ]
 _ADDS: dict[ControlName, str] = {
-    "majority class": "the model beats always answering the commonest class",
+    "majority class": "the model beats it",
     "pixel logistic regression": "the network adds to plain pixels",
     "stem only": "the body adds",
     "frozen random body": "the body's trained weights add",

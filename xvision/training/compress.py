@@ -11,7 +11,6 @@ from typing import Literal, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
 
 from xvision import codec
 from xvision.errors import ConfigError, ModelError, nearest
@@ -22,8 +21,8 @@ from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import quiet
 from xvision.models.onnx_export import export_onnx
 from xvision.models.open import load_model
+from xvision.models.pruning import prune_weights, without_units
 from xvision.models.quantised import KEY, QuantisedKind, quantise, save_quantised
-from xvision.training.pruning import prune_weights, without_units
 
 How = Literal["int8", "int8-dynamic", "bfloat16", "prune-magnitude", "prune-structured", "onnx", "pt2"]
 EXPORTS = ("onnx", "pt2")
@@ -91,7 +90,7 @@ def _folder(model: HuggingFaceClassifier, source: Path, how: How, out: Path, amo
     staging.mkdir(parents=True)
     try:
         with quiet():
-            _write(model.module, how, staging, amount)
+            _write(model, how, staging, amount)
         for name in _PROCESSORS:
             if (source / name).is_file():
                 shutil.copyfile(source / name, staging / name)
@@ -102,11 +101,12 @@ def _folder(model: HuggingFaceClassifier, source: Path, how: How, out: Path, amo
     return out
 
 
-def _write(module: PreTrainedModel, how: How, folder: Path, amount: float) -> None:
+def _write(model: HuggingFaceClassifier, how: How, folder: Path, amount: float) -> None:
+    module = model.module
     if how in get_args(QuantisedKind):
         save_quantised(quantise(deepcopy(module), how), folder)  # type: ignore[arg-type]  # just checked
     elif how == "bfloat16":
-        deepcopy(module).to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]  # its decorator hides the signature
+        deepcopy(module).to(torch.bfloat16).save_pretrained(folder)
     elif how == "prune-structured":
         without_units(module, amount).save_pretrained(folder)
     else:

@@ -30,7 +30,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     embedded = {
         id(weights) for part in model.modules() if isinstance(part, nn.Embedding) for weights in part.parameters()
     }
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, weights in model.named_parameters():
         spared = weights.ndim <= 1 or id(weights) in embedded or any(scale in name for scale in _SCALES)
         if weights.requires_grad:
