@@ -87,6 +87,21 @@ def test_the_same_model_twice_is_equivalent_everywhere(tmp_path: Path) -> None:
     assert all(item.high is not None and item.high > 0 for item in found.decisions)
 
 
+def test_noise_of_arithmetic_is_no_other_model(tmp_path: Path) -> None:
+    log_odds, labels = scores(40)
+    noise = 4e-6 * np.random.default_rng(1).normal(size=40).clip(-2, 2)
+    runs = write(tmp_path / "a", frame(log_odds, labels)), write(tmp_path / "b", frame(log_odds + noise, labels))
+    found = compare(*runs)
+    for name in ("accuracy", "sensitivity", "specificity", "auroc", "brier"):
+        assert cell(found, name).verdict == "equivalent"
+    assert (cell(found, "accuracy").low, cell(found, "accuracy").high) == (0, 0)
+    assert found.largest_logit_change == pytest.approx(abs(noise).max())
+    decided = frame(log_odds, labels)["decision"].to_numpy().copy()
+    decided[0] = "lesion" if decided[0] == "normal" else "normal"
+    other = write(tmp_path / "c", frame(log_odds + noise, labels).assign(decision=decided))
+    assert cell(compare(runs[0], other), "accuracy").verdict == "not decided"
+
+
 def test_other_scores_with_the_same_decisions_are_not_equivalent_on_few_cases(tmp_path: Path) -> None:
     log_odds, labels = scores(40)
     found = compare(

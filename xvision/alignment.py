@@ -12,6 +12,8 @@ from xvision import text
 from xvision.errors import RunError
 from xvision.store import Run
 
+ARITHMETIC = 1e-5
+"""Outputs this close are the same number computed by two programs."""
 _PROBABILITY, _LOGIT = "prob:", "logit:"
 
 
@@ -51,12 +53,16 @@ class Aligned(NamedTuple):
         )
 
     @property
-    def identical(self) -> bool:
-        """Every output of every case is the same number: one model, as far as these cases can tell."""
-        same = np.array_equal(self.a.probabilities, self.b.probabilities)
-        if self.a.logits is not None and self.b.logits is not None:
-            same = same and np.array_equal(self.a.logits, self.b.logits)
-        return same and np.array_equal(self.a.decisions, self.b.decisions)
+    def alike(self) -> bool:
+        """Same decisions, and every output of every case the same to 1e-5: one model, up to the noise of arithmetic.
+
+        Judged on the logits where both runs have them, else on the probabilities.
+        """
+        first, second = self.a.logits, self.b.logits
+        if first is None or second is None:
+            first, second = self.a.probabilities, self.b.probabilities
+        same = np.allclose(first, second, rtol=0, atol=ARITHMETIC)
+        return bool(same and np.array_equal(self.a.decisions, self.b.decisions))
 
     @property
     def label_codes(self) -> np.ndarray:

@@ -154,7 +154,7 @@ def _paired_cells(both: Aligned, margin: float, resamples: int, seed: int) -> It
     found = []
     for where, part in _parts(both):
         for name, extra, change in _changes(part, where, resamples, seed):
-            same = part.identical and change.before is not None
+            same = part.alike and change.before is not None and change.before == change.after
             found.append((name, {**extra, **where}, _unchanged(change) if same else change))
     for (name, condition, change), p in zip(found, adjusted([change for *_, change in found]), strict=True):
         yield _cell(name, condition, "", "lower" if name in _LOWER else "higher", change, p, margin)

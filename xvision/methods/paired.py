@@ -29,7 +29,7 @@ from xvision.methods.scores import missing_class, ranked, ratio
 
 Verdict = Literal["better", "worse", "changed", "equivalent", "not decided"]
 Better = Literal["higher", "lower", "neither"]
-IDENTICAL = "identical predictions"
+IDENTICAL = "the same outputs in every case"
 _FEWEST = 10
 """Patients below which resampling them says little about other patients."""
 _CLEAR = 0.05
