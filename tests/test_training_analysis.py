@@ -95,7 +95,7 @@ def test_the_charts_carry_the_verdicts(model: Classifier, folder: Path, data: Au
     forests = {chart.title: chart for chart in found.charts if isinstance(chart, Forest)}
     gains = {mark.label: mark.note for mark in forests["What the model gains over each control"].marks}
     assert gains["stem only"] == "the body adds"
-    assert gains["frozen random body"] == "AUROC: no better than frozen random body"
+    assert gains["frozen random body"] == "no better than frozen random body"
     sites = {mark.label: mark.note for mark in forests["What the last training changed, by site"].marks}
     assert sites == {"A": "AUROC: worse", "B": "AUROC: better"}
     splits = [mark.label for mark in forests["Before and after training: AUROC"].marks]

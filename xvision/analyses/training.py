@@ -178,7 +178,7 @@ def _control_charts(table: ControlTable | None, margin: float) -> Iterator[Chart
         value=Axis(f"Recorded {text.label(measure)}", low=0, high=1),
         marks=tuple(rows),
     )
-    gains = [_mark(row.name, row.gain.figure, text.label(row.gain.measure)) for row in table.rows]
+    gains = [_mark(row.name, row.gain.figure, contribution(row, margin)) for row in table.rows]
     yield Forest(
         title="What the model gains over each control",
         alt="Difference between the model and each control on the same patients; above 0 the model is better.",
