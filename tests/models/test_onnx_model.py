@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from xvision.errors import ModelError
-from xvision.models.exported import Card
+from xvision.models.card import Card
 from xvision.models.huggingface import HuggingFaceClassifier, adapt, preprocessing_of
 from xvision.models.llm_classifier import preset
 from xvision.models.onnx_export import export_onnx, write_checked

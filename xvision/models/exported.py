@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -18,28 +17,15 @@ from torch.export.passes import move_to_device_pass
 from xvision import codec
 from xvision.errors import ModelError
 from xvision.models.archive import Archive, open_archive
-from xvision.models.folder import MAX_JSON_BYTES
+from xvision.models.card import Card, card_of, input_of
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.network import Facts, NetworkClassifier, two_sided
 from xvision.models.preprocessing import Preprocessing
-from xvision.models.protocols import InputSpec
 from xvision.store import write_atomic
 
 CARD = "xvision.json"
 _TOLERANCE = 1e-4
-
-
-@codec.record
-class Card:
-    """What an archive does not say of itself: class names in the order of the outputs, and how images become pixels."""
-
-    classes: tuple[str, ...]
-    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
-    resample: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
-    input: tuple[int, int, int] | None = None
-    """Channels, height and width, where the archive leaves them free."""
-    architecture: str = "program"
 
 
 class ExportedClassifier(NetworkClassifier):
@@ -89,7 +75,7 @@ def load_exported(path: Path, device: torch.device) -> ExportedClassifier:
     anything that could run code, for another form than pixels to logits, and for missing class names.
     """
     archive = open_archive(path, str(path))
-    card, notes = _card(path, archive)
+    card, notes = card_of(path, archive.extra.get(CARD), archive.program.outputs)
     return _classifier(archive, card, device, str(path), notes)
 
 
@@ -168,30 +154,6 @@ def _compare(model: HuggingFaceClassifier, twin: ExportedClassifier, where: str)
         )
 
 
-def _card(path: Path, archive: Archive) -> tuple[Card, tuple[str, ...]]:
-    """What the archive or the file beside it says, and what has to be assumed."""
-    beside = path.with_suffix(".classes.json")
-    if CARD in archive.extra:
-        if beside.exists():
-            raise ModelError(f"{beside} is not needed: {path} names its classes itself. Remove the one that is wrong.")
-        return _read_card(archive.extra[CARD], f"{path}: {CARD}"), ()
-    if not beside.is_file() or beside.stat().st_size > MAX_JSON_BYTES:
-        raise ModelError(
-            f"{path} does not name its {archive.program.outputs} outputs: write the class names in the order of the outputs "
-            f'to {beside}, such as ["normal", "pneumonia"].'
-        )
-    card = _read_card(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
-    return card, () if card.resample else ("the filter that resized the images is not stated: bilinear is assumed",)
-
-
-def _read_card(text: str, where: str) -> Card:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{where} is not readable JSON ({problem}): write a list of class names.") from None
-    return codec.read(Card, {"classes": data} if isinstance(data, list) else data, where, ModelError)
-
-
 def _classifier(
     archive: Archive, card: Card, device: torch.device, source: str, notes: tuple[str, ...]
 ) -> ExportedClassifier:
@@ -205,23 +167,15 @@ def _classifier(
     multilabel = card.problem_type == "multi_label_classification" and program.outputs > 1
     structure = json.dumps(program.document, sort_keys=True)
     facts = Facts(
-        classes, multilabel, _input(archive, card, source), f"{card.architecture} (.pt2)", source, structure, notes
+        classes,
+        multilabel,
+        input_of(source, card, archive.program.sides),
+        f"{card.architecture} (.pt2)",
+        source,
+        structure,
+        notes,
     )
     return ExportedClassifier(archive.content, facts, device, program.batch)
-
-
-def _input(archive: Archive, card: Card, source: str) -> InputSpec:
-    sides = archive.program.sides
-    stated = card.input or sides
-    if None in stated or any(ours not in (None, given) for ours, given in zip(sides, stated, strict=True)):
-        raise ModelError(
-            f"{source} takes images of {sides} (channels, height, width; None is free) but is described with {card.input}: "
-            'state "input": [C, H, W] where the classes are named.'
-        )
-    channels, height, width = (int(side or 0) for side in stated)
-    if channels not in (1, 3) or min(height, width) < 1:
-        raise ModelError(f"{source} takes images of {tuple(stated)}: channels must be 1 or 3.")
-    return InputSpec(channels, height, width, card.resample or "bilinear")
 
 
 def _module(content: bytes, device: torch.device, source: str) -> nn.Module:

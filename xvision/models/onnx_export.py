@@ -15,7 +15,7 @@ from torch import nn
 
 from xvision import codec
 from xvision.errors import ModelError
-from xvision.models.exported import Card
+from xvision.models.card import Card
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.onnx_model import CARD, MAX_BYTES, OnnxClassifier, graphs, load_onnx, require

@@ -6,7 +6,6 @@ weights outside their own folder, are refused before onnxruntime sees them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -15,13 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from xvision import codec
 from xvision.errors import MissingExtra, ModelError
-from xvision.models.exported import Card
-from xvision.models.folder import MAX_JSON_BYTES
+from xvision.models.card import card_of, input_of
 from xvision.models.loading import reason
 from xvision.models.network import Facts, NetworkClassifier, two_sided
-from xvision.models.protocols import InputSpec
 from xvision.store import sha256
 
 if TYPE_CHECKING:
@@ -99,7 +95,7 @@ def load_onnx(path: Path, device: torch.device) -> OnnxClassifier:
     weights = _weight_files(path, document)
     _refuse_operators(path, document)
     shape = _shape(path, document)
-    card, notes = _card(path, document, shape.outputs)
+    card, notes = card_of(path, _description(document), shape.outputs)
     classes = two_sided(card.classes, shape.outputs)
     if len(classes) != max(shape.outputs, 2) or len(set(classes)) != len(classes):
         raise ModelError(
@@ -112,7 +108,7 @@ def load_onnx(path: Path, device: torch.device) -> OnnxClassifier:
     facts = Facts(
         classes,
         multilabel,
-        _input(path, card, shape.sides),
+        input_of(str(path), card, shape.sides),
         card.architecture,
         str(path),
         structure,
@@ -215,40 +211,9 @@ def _size(side: Any) -> int | None:
     return side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None
 
 
-def _card(path: Path, document: onnx.ModelProto, outputs: int) -> tuple[Card, tuple[str, ...]]:
-    """What the file or the one beside it says of classes and input, and what has to be assumed."""
-    metadata = {item.key: item.value for item in document.metadata_props}
-    beside = path.with_suffix(".classes.json")
-    if CARD in metadata:
-        return _read_card(metadata[CARD], f"{path}: metadata {CARD}"), ()
-    if not beside.is_file() or beside.stat().st_size > MAX_JSON_BYTES:
-        raise ModelError(
-            f"{path} does not name its {outputs} outputs: write the class names in the order of the outputs to {beside}, "
-            'such as ["normal", "pneumonia"].'
-        )
-    card = _read_card(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
-    return card, () if card.resample else ("the filter that resized the images is not stated: bilinear is assumed",)
-
-
-def _read_card(text: str, where: str) -> Card:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{where} is not readable JSON ({problem}): write a list of class names.") from None
-    return codec.read(Card, {"classes": data} if isinstance(data, list) else data, where, ModelError)
-
-
-def _input(path: Path, card: Card, sides: tuple[int | None, ...]) -> InputSpec:
-    stated = card.input or sides
-    if None in stated or any(ours not in (None, given) for ours, given in zip(sides, stated, strict=True)):
-        raise ModelError(
-            f"{path} takes images of {sides} (channels, height, width; None is free) but is described with {card.input}: "
-            'state "input": [C, H, W] where the classes are named.'
-        )
-    channels, height, width = (int(side or 0) for side in stated)
-    if channels not in (1, 3):
-        raise ModelError(f"{path} takes images of {tuple(stated)}: channels must be 1 or 3.")
-    return InputSpec(channels, height, width, card.resample or "bilinear")
+def _description(document: onnx.ModelProto) -> str | None:
+    """What our own export wrote into the file's metadata."""
+    return {item.key: str(item.value) for item in document.metadata_props}.get(CARD)
 
 
 def _opened(path: str) -> Any:
