@@ -217,9 +217,9 @@ def test_a_whole_audit_keeps_the_page(model: Classifier, folder: Path, data: Aud
     xvision.run_audit(model, data, out=tmp_path / "run", only=["training"])
     record = open_run(tmp_path / "run").record("training")
     assert record.status == "ok"
-    (folder / EVIDENCE).write_text("{")
-    xvision.run_audit(model, data, out=tmp_path / "other", only=["training"])
-    broken = open_run(tmp_path / "other").record("training")
+    (folder / EVIDENCE).write_text("{")  # the same run again: a page about another record is not kept
+    xvision.run_audit(model, data, out=tmp_path / "run", only=["training"])
+    broken = open_run(tmp_path / "run").record("training")
     assert broken.status == "skipped"
     assert "cannot be used" in broken.reason
     write_evaluation(folder, evidence(model.fingerprint))

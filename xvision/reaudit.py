@@ -26,6 +26,6 @@ def audit_both(
         runs.append(
             run_plan(replace(plan, model=replace(plan.model, path=model)), place, command=command, listener=listener)
         )
-    comparison = compare(*runs, margin=margin)
+    comparison = compare(*runs, margin=margin, seed=plan.seed)
     write_atomic(out / "comparison.json", codec.dumps(codec.plain(comparison)).encode())
     return comparison

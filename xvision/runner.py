@@ -23,12 +23,13 @@ from xvision.engine import Engine, EngineKind, Progress, code_version
 from xvision.errors import ConfigError, DataError, RunError, XVisionError, nearest
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
 from xvision.methods.decision import Decision
+from xvision.models.evidence import EVIDENCE
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
 from xvision.models.protocols import Classifier
 from xvision.registry import Analysis, bind_all
 from xvision.result import Check, Group, NotApplicable, Record, RunInfo
-from xvision.store import Run, Writer, is_run
+from xvision.store import Run, Writer, is_run, sha256
 
 
 class Listener(Protocol):
@@ -323,6 +324,12 @@ def _key(audit: Audit, item: Analysis, options: Mapping[str, Any]) -> str:
     parts = {
         "analysis": item.name, "options": dict(options), "fingerprints": audit.fingerprints,
         "decision": codec.plain(audit.decision), "seed": audit.seed, "groups": audit.groups, "acquisition": audit.acquisition,
-        "pictures": audit.pictures, "code": code_version(),
+        "pictures": audit.pictures, "code": code_version(), "record": _record(audit),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _record(audit: Audit) -> str:
+    """SHA-256 of what the checkpoint says of its own training, "" where it says nothing: an analysis shows it."""
+    path = Path(str(audit.model.description.get("source", ""))) / EVIDENCE
+    return sha256(path) if path.is_file() else ""
