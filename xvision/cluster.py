@@ -24,8 +24,7 @@ def tasks(
         import ray
     except ImportError:
         raise MissingExtra("ray", "ray", "--engine ray") from None
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+    _join(ray)
     remote, stored = ray.remote(compute), ray.put(shared)
     cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]  # ray is partly typed
     limit = _WAITING * max(1, int(cores))
@@ -40,6 +39,12 @@ def tasks(
             yield waiting.pop(reference), dict(ray.get(reference))
 
 
+def _join(ray: Any) -> None:
+    """A running cluster, or a local one; its own messages stay in its own logs."""
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+
+
 def train_group(work: Callable[[], None], *, workers: int, gpus: bool, storage: Path) -> None:
     """Runs ``work`` in every worker of a Ray Train group, which sets up the processes as torchrun would.
 
@@ -47,9 +52,11 @@ def train_group(work: Callable[[], None], *, workers: int, gpus: bool, storage: 
     folders must be seen by all machines too.
     """
     try:
+        import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
     except ImportError:
         raise MissingExtra("ray", "ray", "xvision finetune --ray") from None
+    _join(ray)
     scaling = ScalingConfig(num_workers=workers, use_gpu=gpus)
     TorchTrainer(work, scaling_config=scaling, run_config=RunConfig(storage_path=str(storage.resolve()))).fit()
