@@ -17,7 +17,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(VENV)/ready  ## phantoms → fine-tune → audit → PDF in runs/demo
+demo: $(VENV)/ready  ## train, re-tune badly, re-tune well, audit, PDF: in runs/demo
 	$(BIN)/xvision demo --out runs/demo
 
 test: $(VENV)/ready check  ## lint, types, import rules, then the tests
@@ -33,7 +33,7 @@ bench: $(VENV)/ready  ## slow comparisons with peers and long statistical checks
 	$(BIN)/python -m pytest -m benchmark
 
 pictures: demo  ## the README's pictures, from the demo's run (needs chromium and poppler-utils)
-	$(BIN)/python docs/pictures.py runs/demo/run runs/demo/report.pdf
+	$(BIN)/python docs/pictures.py runs/demo/runs/retuned runs/demo/report.pdf
 
 lock: $(VENV)/ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > requirements.lock

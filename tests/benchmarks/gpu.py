@@ -84,14 +84,19 @@ def measure(quick: bool) -> Iterator[Row]:
             f"{best.device}, {side} px, batch {plan.batch_size}, {plan.precision}; operations counted by torch, matrix rate "
             f"measured in the same process; with compiling {100 * first.mfu:.1f} %"
         )
-        yield row(f"MFU, {name}", figure, f"≥ {100 * TARGET:.0f} % on a GPU", best.mfu >= TARGET or not CUDA, how)
+        if CUDA:
+            yield row(f"MFU, {name}", figure, f"≥ {100 * TARGET:.0f} %", best.mfu >= TARGET, how)
+        else:
+            yield row(f"the same code runs with a tiny body: {name}", figure, "runs", True, how)
 
 
 def left_out(quick: bool) -> list[str]:
     return (
         []
         if CUDA
-        else ["no CUDA device here: the figures above are of tiny models on the CPU and say nothing of a GPU"]
+        else [
+            "the share of a GPU's matrix rate: there is no CUDA device here, and tiny bodies on a CPU say nothing of it"
+        ]
     )
 
 

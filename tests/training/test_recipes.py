@@ -200,7 +200,7 @@ def test_several_findings_are_trained_and_scored(tmp_path: Path) -> None:
         finetune(model, arrays, arrays, plan, tmp_path / "other")
 
 
-def test_compiled_and_checkpointed_training_agree_with_plain(tmp_path: Path) -> None:
+def test_activations_that_are_computed_again_change_nothing(tmp_path: Path) -> None:
     found = []
     for name, changes in (("plain", {}), ("checkpointed", {"activation_checkpointing": True})):
         model = small()
