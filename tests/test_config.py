@@ -65,3 +65,21 @@ def test_settings_are_written_as_in_toml() -> None:
             parse_setting(wrong)
     with pytest.raises(ConfigError, match=r"is not a TOML value; put text in quotes"):
         parse_setting("attribution.baseline=blur")
+
+
+def test_paths_of_a_plan_are_relative_to_its_file(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        '[data]\npath = "data.csv"\n[model]\npath = "model"\n[model.prompt]\ntemplate = "ask.toml"\n'
+        '[backbone]\nstart = "old"\n[training.rehearsal]\ndata = "earlier.csv"\n'
+    )
+    found = load_plan(plan)
+    assert found.model.prompt is not None
+    assert found.model.prompt.template == str(tmp_path / "ask.toml")
+    assert found.training.rehearsal.data == str(tmp_path / "earlier.csv")
+    assert found.backbone.start == str(tmp_path / "old")
+    named = plan.read_text().replace("ask.toml", "yes-no")
+    plan.write_text(named)
+    again = load_plan(plan).model.prompt
+    assert again is not None
+    assert again.template == "yes-no"

@@ -138,13 +138,16 @@ def resolve_paths(plan: Plan, root: Path) -> Plan:
     pretrained = plan.backbone.pretrained
     local_backbone = pretrained is not None and (root / pretrained).exists()
     start = str(root / plan.backbone.start) if plan.backbone.start else None
+    prompt = plan.model.prompt
+    if prompt is not None and (prompt.template.endswith(".toml") or "/" in prompt.template):
+        prompt = replace(prompt, template=str(root / prompt.template))
     rehearsal = plan.training.rehearsal
     if rehearsal.data:
         rehearsal = replace(rehearsal, data=str(root / rehearsal.data))
     return replace(
         plan,
         data=replace(plan.data, path=str(root / plan.data.path)),
-        model=replace(plan.model, path=str(model) if looks_local else plan.model.path),
+        model=replace(plan.model, path=str(model) if looks_local else plan.model.path, prompt=prompt),
         criteria=str(root / plan.criteria) if plan.criteria else None,
         backbone=replace(
             plan.backbone, start=start, pretrained=str(root / str(pretrained)) if local_backbone else pretrained

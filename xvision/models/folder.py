@@ -30,7 +30,7 @@ def open_folder(path_or_id: str | Path) -> Path:
     if isinstance(path_or_id, Path) or str(path_or_id).count("/") != 1 or str(path_or_id).startswith((".", "/", "~")):
         raise ModelError(f"{path}: no such folder. Give a checkpoint folder or a hub id such as owner/name.")
     try:
-        return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
         first = str(problem).strip().splitlines()[0]
         raise ModelError(f"{path_or_id} is no folder here and cannot be fetched from the hub ({first}).") from problem
