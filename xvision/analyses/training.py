@@ -156,8 +156,8 @@ def _site_metrics(evidence: TrainingEvidence) -> Iterator[Metric]:
 
 def _blind_metrics(evidence: TrainingEvidence) -> Iterator[Metric]:
     if evidence.blind is not None:
-        yield _metric("accuracy_with_wrong_image", evidence.blind.shuffled, {}, "lower")
-        yield _metric("accuracy_lost_with_wrong_image", evidence.blind.drop, {})
+        yield _metric("accuracy_with_wrong_image", evidence.blind.shuffled, {"split": "test"}, "lower")
+        yield _metric("accuracy_lost_with_wrong_image", evidence.blind.drop, {"split": "test"})
 
 
 def _metric(name: str, found: Figure, where: Where, better: Better = "higher") -> Metric:
