@@ -143,4 +143,3 @@ def _warnings(after: After) -> Iterator[str]:
         yield f"the best epoch was chosen by loss, because validation AUROC cannot be estimated ({summary.validation.reason})"
     if after.inputs.cut:
         yield f"{text.plural(after.inputs.cut, 'text')} had more than {after.plan.backbone.text_tokens} tokens and were cut"
-    yield from summary.notes

@@ -65,6 +65,7 @@ class FinetuneReport:
             f"Trained {summary.trained_parameters:,} of {summary.parameters:,} weights in {summary.seconds:.0f} s: "
             f"{summary.images_per_second:.0f} images/s, {100 * summary.mfu:.0f} % of this device's matrix rate",
             *lines_of(self.evidence),
+            *(f"Note: {note}." for note in summary.notes),
         ]
         return "\n".join(lines)
 
