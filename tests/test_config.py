@@ -9,6 +9,7 @@ import pytest
 from xvision import codec
 from xvision.config import Plan, load_plan
 from xvision.errors import ConfigError
+from xvision.judge import load_criteria
 from xvision.registry import parse_setting
 
 BODY = '[data]\npath = "data.csv"\n[model]\npath = "checkpoint"\n'
@@ -83,3 +84,9 @@ def test_paths_of_a_plan_are_relative_to_its_file(tmp_path: Path) -> None:
     again = load_plan(plan).model.prompt
     assert again is not None
     assert again.template == "yes-no"
+
+
+def test_the_example_is_a_plan_with_criteria() -> None:
+    example = load_plan(Path(__file__).parents[1] / "examples" / "plan.toml")
+    assert example.criteria is not None
+    assert load_criteria(Path(example.criteria)).criterion

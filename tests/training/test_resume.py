@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.training.test_loop import small, spots, weights
 from xvision.errors import ConfigError, ModelError, RunError
-from xvision.models.checkpoint import load_model
+from xvision.models.checkpoint import load_model, save_model
 from xvision.recipe import AttackPlan, GroupPlan, TrainingPlan
 from xvision.training.loop import Arrays, Progress, finetune
 
@@ -151,6 +151,32 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_model(tmp_path / "cut").classes == ("normal", "lesion")
     assert trained(tmp_path / "cut", PLAN, resume=True).isfinite().all()
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    """The old checkpoint is beside its folder, a half-written new one too, and the folder itself is gone."""
+    whole = trained(tmp_path / "whole", PLAN)
+    with pytest.raises(Stopped):
+        trained(tmp_path / "cut", PLAN, stop=13)
+    (tmp_path / "cut").rename(tmp_path / ".cut.1.old")
+    (tmp_path / ".cut.1.new").mkdir()
+    assert torch.equal(trained(tmp_path / "cut", PLAN, resume=True), whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    """No file may grow beyond 64 KiB when the best epoch is saved."""
+    trained(tmp_path / "cut", PLAN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = (tmp_path / "cut" / "model.safetensors").read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+        with pytest.raises(RunError, match=r"cut: the model cannot be written .*Free space.*what was there stays"):
+            save_model(small(), tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"cut"}
 
 
 def test_without_a_state_resume_starts_at_the_beginning(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import xvision
+from tests.models.builders import save_folder, vit
 from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
 from xvision.data.synthetic import PhantomSettings, phantom_dataset, write_phantoms
 from xvision.errors import ConfigError, DataError, ModelError
@@ -247,3 +248,12 @@ def test_a_space_that_cannot_be_searched_is_refused(space: dict[str, object], me
     wanted = plan(search=SearchPlan(space=space), backbone=BackbonePlan(image_size=32))
     with pytest.raises(ConfigError, match=message):
         finetune_data(DATA, wanted, tmp_path / "out", console=Quiet(), searching=True)
+
+
+def test_only_a_classifier_of_this_kind_can_be_trained_on(tmp_path: Path) -> None:
+    save_folder(tmp_path / "vit", vit())
+    other = plan(backbone=BackbonePlan(start=str(tmp_path / "vit")), training=STILL)
+    with pytest.raises(
+        ModelError, match="only a classifier made by xvision can be trained on, this is ViTForImageClassification"
+    ):
+        finetune_data(DATA, other, tmp_path / "out", console=Quiet())

@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from xvision.errors import ModelError
+from safetensors import SafetensorError
+
+from xvision.errors import ModelError, RunError
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.llm_config import image_processor
 from xvision.models.loading import quiet
@@ -29,14 +31,15 @@ def save_model(module: LlmImageClassifier, folder: Path, *, keep: tuple[str, ...
     """Writes config.json, model.safetensors and preprocessor_config.json; the folder is the old or the new one.
 
     Everything is written and synced beside the folder, then renamed. keep: files of the old folder that move along.
-    Raises ModelError when the folder holds anything but a checkpoint, because it would be lost.
+    Raises ModelError when the folder holds anything but a checkpoint, because it would be lost, and RunError when the
+    disk refuses a write; the old checkpoint then stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    recover(folder)
     refuse_foreign_files(folder, keep)
     staging, old = (folder.parent / f".{folder.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
     try:
+        staging.mkdir()
         with quiet():
             module.save_pretrained(staging)
             image_processor(module.config).save_pretrained(staging)
@@ -48,9 +51,23 @@ def save_model(module: LlmImageClassifier, folder: Path, *, keep: tuple[str, ...
             folder.rename(old)
         staging.rename(folder)
         _sync(folder.parent)
+    except (OSError, SafetensorError) as problem:
+        raise RunError(
+            f"{folder}: the model cannot be written ({problem}). Free space or choose another folder; what was there stays."
+        ) from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        recover(folder)
+
+
+def recover(folder: Path) -> None:
+    """Puts back the checkpoint that a kill between two renames left beside its folder, and removes unfinished ones."""
+    for unfinished in folder.parent.glob(f".{folder.name}.*.new"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in sorted(folder.parent.glob(f".{folder.name}.*.old")):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
 
 
 def refuse_foreign_files(folder: Path, keep: tuple[str, ...] = ()) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from xvision import codec
 from xvision.errors import ModelError
-from xvision.models.checkpoint import refuse_foreign_files, save_model
+from xvision.models.checkpoint import recover, refuse_foreign_files, save_model
 from xvision.models.huggingface import fingerprint, preprocessing_of
 from xvision.models.llm_classifier import LlmImageClassifier
 from xvision.models.loading import quiet
@@ -98,6 +98,7 @@ def finetune(
     """
     for name, arrays in (("training", train), ("validation", validation)):
         check_arrays(name, arrays, model.config)
+    recover(out)
     refuse_foreign_files(out)
     data: dict[str, Any] = {"training": {**facts(train), "rehearsed": old}, "validation": facts(validation)}
     here = world()
