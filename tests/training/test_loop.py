@@ -20,6 +20,7 @@ from xvision.models.llm_classifier import LlmImageClassifier, preset
 from xvision.recipe import TrainingPlan
 from xvision.training.loop import Arrays, Progress, finetune
 from xvision.training.optimiser import learning_rate, parameter_groups
+from xvision.training.policies import apply_policy
 from xvision.training.validation import validate
 
 PLAN = TrainingPlan(epochs=2, batch_size=8, ema=0.0)
@@ -142,6 +143,17 @@ def test_weight_decay_spares_norms_biases_positions_and_the_readout() -> None:
     assert {"classifier.weight", "stem.project.0.weight"} <= first
     assert {"classifier.bias", "cls_norm.weight", "positions.row.weight"} <= second
     assert {"backbone.embeddings.word_embeddings.weight", "backbone.embeddings.position_embeddings.weight"} <= second
+
+
+def test_weight_decay_spares_the_factors_of_an_adapter() -> None:
+    for policy, factor in (("ia3", "ia3_l"), ("adalora", "lora_E")):
+        model = small()
+        apply_policy(model, replace(PLAN, policy=policy), steps=100)
+        decayed, spared = ({id(value) for value in group["params"]} for group in parameter_groups(model, 0.05))
+        factors = {id(value) for name, value in model.named_parameters() if factor in name}
+        assert factors
+        assert factors <= spared
+        assert decayed | spared == {id(value) for value in model.parameters() if value.requires_grad}
 
 
 def test_training_stops_when_patience_ends(tmp_path: Path) -> None:

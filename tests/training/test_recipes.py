@@ -268,10 +268,60 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         one, two = (load_file(tmp_path / out / name / "model.safetensors") for out in ("one", "two"))
         assert max(float((one[key] - two[key]).abs().max()) for key in one) < tolerance
         assert json.loads((tmp_path / "two" / name / "run.json").read_text())["result"]["processes"] == 2
-        assert [line["step"] for line in lines(tmp_path / "two" / name, "epoch")] == [5, 10]
+        epochs = [lines(tmp_path / out / name, "epoch") for out in ("one", "two")]
+        assert [line["step"] for line in epochs[1]] == [5, 10]
+        assert [line["auroc"] for line in epochs[1]] == pytest.approx([line["auroc"] for line in epochs[0]], abs=1e-6)
 
 
 def test_processes_share_a_batch_and_give_each_image_to_one() -> None:
     shares = [World(rank, 3, torch.device("cpu")).share(np.arange(10)) for rank in range(3)]
     assert sorted(np.concatenate(shares).tolist()) == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_every_step_drops_other_units(tmp_path: Path) -> None:
+    """Two images and weights that stand still: with the same units dropped there could be two losses, one for each order."""
+    from xvision.models.llm_classifier import preset
+
+    model = preset("tiny-qwen3", image_size=16, patch_size=8, dropout=0.5, seed=0)
+    finetune(model, spots(2), spots(seed=1), replace(ONE, epochs=6, learning_rate=1e-12, batch_size=2), tmp_path)
+    assert len({round(line["loss"], 6) for line in lines(tmp_path, "steps")}) == 6
+
+
+def test_adalora_is_told_of_every_step(tmp_path: Path) -> None:
+    """At the first step only its orthogonality penalty moves the outer matrices; by the end most ranks are cut."""
+    model, kept = small(), []
+    plan = replace(ONE, batch_size=6, epochs=10, policy="adalora", learning_rate=1e-3, ema=0.0)
+
+    def count(_: Any) -> None:
+        kept.append(sum(int((weights != 0).sum()) for name, weights in model.named_parameters() if "lora_E" in name))
+
+    finetune(model, spots(), spots(seed=1), plan, tmp_path, progress=count)
+    assert kept[-1] < max(kept)
+
+
+def test_the_penalty_of_adalora_is_in_the_gradient() -> None:
+    from xvision.training.step import Stepper
+
+    model = small()
+    plan = replace(ONE, policy="adalora", batch_size=24, epochs=20, warmup=0.0)
+    steps = Stepper(model, spots(), plan, World(0, 1, torch.device("cpu")), old=0, flip=False)
+    before = {name: weights.detach().clone() for name, weights in model.named_parameters() if "lora_A" in name}
+    steps.take(np.arange(24), 0, 20)
+    moved = [
+        float((weights.detach() - before[name]).abs().max())
+        for name, weights in model.named_parameters()
+        if name in before
+    ]
+    assert min(moved) > 0.5 * plan.learning_rate, "the loss itself has no gradient here while the ranks are zero"
+
+
+def test_images_are_mirrored_only_where_that_is_harmless(tmp_path: Path) -> None:
+    found = []
+    for flip in (False, True):
+        model = small()
+        finetune(
+            model, spots(), spots(seed=1), replace(ONE, batch_size=8, augment=True), tmp_path / str(flip), flip=flip
+        )
+        found.append(weights(model))
+    assert not torch.equal(*found)

@@ -257,3 +257,14 @@ def test_only_a_classifier_of_this_kind_can_be_trained_on(tmp_path: Path) -> Non
         ModelError, match="only a classifier made by xvision can be trained on, this is ViTForImageClassification"
     ):
         finetune_data(DATA, other, tmp_path / "out", console=Quiet())
+
+
+def test_laterality_of_the_data_decides_about_flips(tmp_path: Path) -> None:
+    found = []
+    for laterality in (True, False):
+        recipe = TrainingPlan(epochs=1, augment=True, controls=False)
+        wanted = plan(
+            backbone=BackbonePlan(image_size=32), training=recipe, data=DataPlan("given", laterality=laterality)
+        )
+        found.append(finetune_data(DATA, wanted, tmp_path / str(laterality), console=Quiet()).evidence.fingerprint)
+    assert found[0] != found[1]

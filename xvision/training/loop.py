@@ -177,7 +177,7 @@ def _end_epoch(run: _Run) -> None:
         if not math.isfinite(scores.loss):
             raise _diverged(run, steps.step)
         _log(run, {"event": "epoch", "epoch": run.epoch, "step": steps.step, **codec.plain(scores)})
-        if scores.rank(run.plan.select) > run.best.rank(run.plan.select) or run.best_epoch == 0:
+        if scores.rank(run.plan.select) > run.best.rank(run.plan.select):
             run.best, run.best_epoch = scores, run.epoch
             if run.here.first:
                 save_model(steps.saveable(), run.out, keep=(LOG,))
