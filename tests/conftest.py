@@ -9,7 +9,7 @@ import torch
 
 from xvision.data.synthetic import PhantomSettings, write_phantoms
 from xvision.models.checkpoint import save_model
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 
 torch.set_num_threads(
     1

@@ -234,7 +234,7 @@ def test_another_model_in_the_same_folder_is_refused(
     fails: Callable[..., str], audited: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     from xvision.models.checkpoint import save_model
-    from xvision.models.llm_classifier import preset
+    from xvision.models.llm.classifier import preset
 
     save_model(preset("tiny-gpt2", seed=1), tmp_path / "other")
     words = ("audit", "--model", tmp_path / "other", "--data", phantoms, "--out", audited)

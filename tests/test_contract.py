@@ -22,7 +22,7 @@ from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.models.checkpoint import save_model
 from xvision.models.evidence import write_evaluation
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.protocols import Classifier
 from xvision.registry import Analysis, analyses
 from xvision.result import NotApplicable, Record, Result

@@ -23,10 +23,10 @@ from xvision.engine import Progress
 from xvision.errors import ConfigError, DataError, MissingExtra, RunError
 from xvision.methods.pseudo_labels import precision_limit
 from xvision.models.checkpoint import load_model, save_model
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.protocols import EmbeddingClassifier
 from xvision.recipe import BackbonePlan, TrainingPlan
-from xvision.training.review_queue import review_queue
+from xvision.review.queue import review_queue
 from xvision.training.run import finetune_plan
 
 CLASSES = ("clear", "spot")

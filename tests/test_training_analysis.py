@@ -27,7 +27,7 @@ from xvision.models.evidence import (
     write_evaluation,
 )
 from xvision.models.finding import finding_view
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.protocols import Classifier
 from xvision.registry import analyses
 from xvision.result import NotApplicable, Result

@@ -26,7 +26,7 @@ from xvision.data.manifest import load_data
 from xvision.data.synthetic import PhantomSettings, phantom_dataset
 from xvision.models.checkpoint import save_model
 from xvision.models.huggingface import preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.models.open import load_model
 from xvision.recipe import ADAPTERS, BackbonePlan, TrainingPlan
 from xvision.training.controls import printed
@@ -227,7 +227,7 @@ def _disturb(model: LlmImageClassifier) -> None:
 
 
 def _merged(model: LlmImageClassifier) -> LlmImageClassifier:
-    from xvision.models.adapters import MERGEABLE, merged
+    from xvision.models.llm.adapters import MERGEABLE, merged
 
     adapter = model.config.adapter
     return merged(model) if adapter is not None and adapter["kind"] in MERGEABLE else model

@@ -12,8 +12,8 @@ import torch
 from transformers import GPT2Config, PreTrainedConfig, Qwen3Config
 
 from tests.benchmarks.harness import Row, main, row
-from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm.classifier import LlmImageClassifier
+from xvision.models.llm.config import LlmImageClassifierConfig
 from xvision.recipe import TrainingPlan
 from xvision.training.loop import Arrays, finetune
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.models.vlm_builders import FAMILIES, TEN, load, pixels, save_vlm
-from xvision.models.vlm import VlmClassifier
+from xvision.models.vlm.classifier import VlmClassifier
 
 EQUAL, FASTER = 1e-5, 4.0
 IMAGES = 4

@@ -21,8 +21,8 @@ from xvision.methods.label_issues import LabelIssues, out_of_fold, rank_label_is
 from xvision.methods.review import errors_found, group_mix, review_order, uncertainty
 from xvision.models.open import load_model
 from xvision.recipe import TrainingPlan
-from xvision.training.pseudo import choose
-from xvision.training.queue_scores import Scored, question_of, score
+from xvision.review.pseudo import choose
+from xvision.review.scores import Scored, question_of, score
 from xvision.training.run import finetune_data
 
 CASES, FLIPS, QUEUE, PRECISION = 2000, 110, 100, 0.95

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from xvision.models.adapters import adapter_weights, attach, read_adapter
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.adapters import adapter_weights, attach, read_adapter
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 
 PRESETS = ("tiny-qwen3", "tiny-llama", "tiny-gemma3", "tiny-gpt2", "tiny-bert")
 MODES: tuple[Any, ...] = ("causal", "bidirectional")

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from tests.models.adapting import MODES, PRESETS, adapted, gap, images, logits
-from xvision.models.adapter_parts import Bottleneck
-from xvision.models.adapters import adapter_weights
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.adapter_parts import Bottleneck
+from xvision.models.llm.adapters import adapter_weights
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,11 @@ from tests.models.adapting import KEPT, MERGED, MODES, PRESETS, SETTINGS, adapte
 from tests.models.builders import edit_config
 from xvision import codec
 from xvision.errors import MissingExtra, ModelError
-from xvision.models.adapters import RankSchedule, adapter_weights, attach, merged, misfit, read_adapter
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm.adapters import RankSchedule, adapter_weights, attach, merged, misfit, read_adapter
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import LlmImageClassifierConfig
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from tests.models.builders import VISION, edit_config, pixels, save_folder, seeded, vit
 from xvision.errors import ModelError, RunError
 from xvision.models.checkpoint import load_model, save_model
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.loading import quiet
 from xvision.models.protocols import AttentionClassifier, Classifier
 

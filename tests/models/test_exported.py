@@ -17,11 +17,11 @@ from torch import nn
 
 from tests.models.builders import pixels, seeded, vit
 from xvision.errors import ModelError
-from xvision.models.exported import ExportedClassifier, export_pt2, load_exported
 from xvision.models.huggingface import HuggingFaceClassifier, adapt, preprocessing_of
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.open import load_model
 from xvision.models.preprocessing import Preprocessing
+from xvision.models.programs.exported import ExportedClassifier, export_pt2, load_exported
 from xvision.models.protocols import InputSpec
 
 SMALL = Preprocessing(InputSpec(3, 16, 16, "bicubic"), 1.0, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -18,7 +18,7 @@ from xvision.errors import ConfigError, ModelError
 from xvision.models import checkpoint, open
 from xvision.models.finding import FindingView, finding_view
 from xvision.models.huggingface import adapt
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.metered import Meter, MeteredClassifier
 from xvision.models.open import load_model
 from xvision.models.preprocessing import Preprocessing

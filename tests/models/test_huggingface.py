@@ -21,8 +21,8 @@ from xvision.models.huggingface import (
     adapt,
     preprocessing_of,
 )
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import LlmImageClassifierConfig
 from xvision.models.preprocessing import Preprocessing
 from xvision.models.protocols import AttentionClassifier, Classifier, EmbeddingClassifier, InputSpec
 from xvision.models.tokens import Layout, layout_of, token_map

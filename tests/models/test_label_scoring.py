@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from xvision.models.label_scoring import Prompt, Tail, normalise, score_naive, score_shared
-from xvision.models.vlm import VlmClassifier
-from xvision.models.vlm_families import patch_rows
+from xvision.models.vlm.classifier import VlmClassifier
+from xvision.models.vlm.families import patch_rows
+from xvision.models.vlm.scoring import Prompt, Tail, normalise, score_naive, score_shared
 
 from .vlm_builders import FAMILIES, ID, SIDE, TEN, load, pixels, save_vlm
 

@@ -19,8 +19,8 @@ from xvision.engine import Batch, Engine, Rows
 from xvision.errors import ModelError
 from xvision.methods.decision import Decision
 from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, Readout
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import AttentionMode, LlmImageClassifierConfig, Readout
 from xvision.models.metered import Meter, MeteredClassifier
 from xvision.models.protocols import InputSpec, TextClassifier
 from xvision.models.tokens import layout_of, token_map

@@ -24,8 +24,8 @@ from transformers import (
 from tests.models.builders import LANGUAGE_MODELS, PRESETS, edit_config
 from xvision.errors import ModelError
 from xvision.models.checkpoint import load_model, save_model
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, Readout, image_processor
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import AttentionMode, LlmImageClassifierConfig, Readout, image_processor
 from xvision.models.loading import quiet
 from xvision.models.preprocessing import read_preprocessing
 

@@ -16,8 +16,8 @@ from tests.models.builders import LANGUAGE_MODELS, PRESETS, TEXTS, edit_config, 
 from xvision.errors import ModelError
 from xvision.models.checkpoint import load_model, save_model
 from xvision.models.huggingface import adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import Head, LlmImageClassifierConfig
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import Head, LlmImageClassifierConfig
 from xvision.models.loading import quiet
 
 HEADS: tuple[Head, ...] = ("linear", "label words")

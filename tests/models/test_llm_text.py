@@ -24,9 +24,9 @@ from tests.models.builders import (
 )
 from xvision.errors import ModelError
 from xvision.models.checkpoint import load_model, save_model
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import AttentionMode, LlmImageClassifierConfig, Readout
-from xvision.models.llm_text import TextVocabulary
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import AttentionMode, LlmImageClassifierConfig, Readout
+from xvision.models.llm.text import TextVocabulary
 from xvision.models.loading import quiet
 
 MODES: tuple[AttentionMode, ...] = ("causal", "bidirectional")

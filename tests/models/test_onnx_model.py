@@ -16,12 +16,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from xvision.errors import ModelError
-from xvision.models.card import Card
 from xvision.models.huggingface import HuggingFaceClassifier, adapt, preprocessing_of
-from xvision.models.llm_classifier import preset
-from xvision.models.onnx_export import export_onnx, write_checked
-from xvision.models.onnx_model import load_onnx
+from xvision.models.llm.classifier import preset
 from xvision.models.open import load_model
+from xvision.models.programs.card import Card
+from xvision.models.programs.onnx_export import export_onnx, write_checked
+from xvision.models.programs.onnx_model import load_onnx
 from xvision.models.protocols import Classifier, InputSpec
 
 CPU = torch.device("cpu")
@@ -220,10 +220,10 @@ def test_missing_and_too_large_weights_are_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(ModelError, match=r"'weights\.bin', which is not beside it: copy it there"):
         load_onnx(path, CPU)
     (tmp_path / "weights.bin").write_bytes(WEIGHT.tobytes())
-    monkeypatch.setattr("xvision.models.onnx_model.MAX_WEIGHTS", 100)
+    monkeypatch.setattr("xvision.models.programs.onnx_model.MAX_WEIGHTS", 100)
     with pytest.raises(ModelError, match="of weights; at most"):
         load_onnx(path, CPU)
-    monkeypatch.setattr("xvision.models.onnx_model.MAX_BYTES", 100)
+    monkeypatch.setattr("xvision.models.programs.onnx_model.MAX_BYTES", 100)
     with pytest.raises(ModelError, match="more than 2 GiB, which no ONNX file can have"):
         load_onnx(path, CPU)
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.models import builders
 from xvision.errors import ModelError
 from xvision.models.huggingface import HuggingFaceClassifier, adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
-from xvision.models.llm_config import image_processor
+from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import image_processor
 from xvision.models.open import load_model
 from xvision.models.protocols import AttentionClassifier
 from xvision.models.quantised import Int8Linear, QuantisedKind, linear_layers, quantise, save_quantised

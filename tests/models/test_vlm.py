@@ -13,12 +13,12 @@ from tokenizers.models import BPE
 from transformers import CLIPConfig, ViTConfig
 
 from xvision.errors import ModelError
-from xvision.models.prompts import Question, known_templates, read_template
 from xvision.models.protocols import AttentionClassifier, Classifier, EmbeddingClassifier, RandomisableClassifier
-from xvision.models.vlm import VlmClassifier, content_free, is_vlm
-from xvision.models.vlm_families import SIDE as PREFERRED
-from xvision.models.vlm_families import ImageFamily, preprocessing_for
-from xvision.models.vlm_text import TextSide, ask
+from xvision.models.vlm.classifier import VlmClassifier, content_free, is_vlm
+from xvision.models.vlm.families import SIDE as PREFERRED
+from xvision.models.vlm.families import ImageFamily, preprocessing_for
+from xvision.models.vlm.prompts import Question, known_templates, read_template
+from xvision.models.vlm.text import TextSide, ask
 
 from .builders import edit_config, save_folder
 from .vlm_builders import (

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from xvision.config import PromptPlan
 from xvision.errors import ConfigError, ModelError
-from xvision.models.prompts import read_question
-from xvision.models.vlm import load_vlm
+from xvision.models.vlm.classifier import load_vlm
+from xvision.models.vlm.prompts import read_question
 
 from .builders import edit_config, save_folder, vit
 from .vlm_builders import (

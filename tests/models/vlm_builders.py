@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from xvision.config import PromptPlan
-from xvision.models.vlm import VlmClassifier, load_vlm
+from xvision.models.vlm.classifier import VlmClassifier, load_vlm
 
 from .builders import save_folder, seeded
 

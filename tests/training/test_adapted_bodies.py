@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from xvision.errors import ConfigError, ModelError
-from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm.classifier import LlmImageClassifier
+from xvision.models.llm.config import LlmImageClassifierConfig
 from xvision.recipe import Policy, TrainingPlan
 from xvision.training.policies import apply_policy
 

@@ -15,7 +15,7 @@ from tests.models import builders
 from xvision.errors import ConfigError, ModelError
 from xvision.models.checkpoint import save_model
 from xvision.models.huggingface import HuggingFaceClassifier
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.open import load_model
 from xvision.models.pruning import prune_weights, without_units
 from xvision.models.quantised import linear_layers

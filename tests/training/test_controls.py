@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from xvision.models.evidence import ControlTable, contribution
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.recipe import BackbonePlan, TrainingPlan
 from xvision.training.controls import pixel_logits, printed, random_body, run_controls, small_pixels, stem_only
 from xvision.training.loop import Arrays, Progress, finetune

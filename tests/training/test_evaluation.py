@@ -33,7 +33,7 @@ from xvision.models.evidence import (
     sees_images,
     verdict,
 )
-from xvision.models.llm_classifier import preset
+from xvision.models.llm.classifier import preset
 from xvision.models.protocols import Classifier
 from xvision.recipe import TrainingPlan
 from xvision.training.evaluation import (

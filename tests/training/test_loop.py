@@ -16,7 +16,7 @@ from xvision.data.synthetic import PhantomSettings, generate
 from xvision.errors import DataError, ModelError
 from xvision.models.checkpoint import load_model
 from xvision.models.huggingface import preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.recipe import TrainingPlan
 from xvision.training.loop import Arrays, Progress, finetune
 from xvision.training.optimiser import learning_rate, parameter_groups

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from xvision.errors import ConfigError, ModelError
-from xvision.models.adapters import merged
 from xvision.models.checkpoint import load_model, save_model
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.adapters import merged
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.recipe import ADAPTERS, AdapterPlan, Policy, TrainingPlan
 from xvision.training.policies import Applied, apply_policy
 

@@ -186,7 +186,7 @@ def test_adversarial_training_costs_clean_accuracy_nothing_here_and_resists_more
 
 
 def test_several_findings_are_trained_and_scored(tmp_path: Path) -> None:
-    from xvision.models.llm_classifier import preset
+    from xvision.models.llm.classifier import preset
 
     arrays = spots(80)
     labels = np.stack((arrays.labels, 1 - arrays.labels, np.arange(80) % 4 == 0), axis=1).astype(np.float32)
@@ -281,7 +281,7 @@ def test_processes_share_a_batch_and_give_each_image_to_one() -> None:
 
 def test_every_step_drops_other_units(tmp_path: Path) -> None:
     """Two images and weights that stand still: with the same units dropped there could be two losses, one for each order."""
-    from xvision.models.llm_classifier import preset
+    from xvision.models.llm.classifier import preset
 
     model = preset("tiny-qwen3", image_size=16, patch_size=8, dropout=0.5, seed=0)
     finetune(model, spots(2), spots(seed=1), replace(ONE, epochs=6, learning_rate=1e-12, batch_size=2), tmp_path)

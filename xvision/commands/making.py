@@ -163,7 +163,7 @@ def compress(parsed: argparse.Namespace) -> int:
 def review_queue(parsed: argparse.Namespace) -> int:
     from xvision.config import load_plan
     from xvision.console import Console
-    from xvision.training import review_queue as queue
+    from xvision.review import queue
 
     plan = load_plan(parsed.plan)
     out = parsed.out or Path("runs") / f"{plan.name}-queue"

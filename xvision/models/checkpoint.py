@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from xvision.errors import ModelError, RunError
-from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_config import image_processor
+from xvision.models.llm.classifier import LlmImageClassifier
+from xvision.models.llm.config import image_processor
 from xvision.models.loading import quiet
 from xvision.models.open import load_model
 

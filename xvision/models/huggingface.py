@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
-from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_config import MULTILABEL, LlmImageClassifierConfig
-from xvision.models.llm_text import NOTHING, TextVocabulary
+from xvision.models.llm.classifier import LlmImageClassifier
+from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
+from xvision.models.llm.text import NOTHING, TextVocabulary
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
 from xvision.models.protocols import Access, Attention, InputSpec, Task

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from xvision.errors import ConfigError, ModelError
 from xvision.models.folder import open_folder, read_config
 from xvision.models.huggingface import adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.loading import check_model_type, load_weights
 from xvision.models.predictions import load_predictions
 from xvision.models.preprocessing import Preprocessing, read_preprocessing
@@ -48,11 +48,11 @@ def load_model(path_or_id: str | Path, *, device: str = "auto", prompt: PromptPl
     if is_predictions(path_or_id):
         return load_predictions(Path(path_or_id))
     if suffix == ".pt2":
-        from xvision.models.exported import load_exported
+        from xvision.models.programs.exported import load_exported
 
         return load_exported(Path(path_or_id), target)
     if suffix == ".onnx":
-        from xvision.models.onnx_model import load_onnx
+        from xvision.models.programs.onnx_model import load_onnx
 
         return load_onnx(Path(path_or_id), target)
     if suffix in _PICKLES:
@@ -95,7 +95,7 @@ def _vision_language(folder: Path, device: torch.device, prompt: PromptPlan | No
             f"{folder} holds a vision-language model, which must be asked: write [model.prompt] in the plan, with labels = "
             '{ CLASS = "words that stand for it" }.'
         )
-    from xvision.models.vlm import load_vlm
+    from xvision.models.vlm.classifier import load_vlm
 
     return load_vlm(folder, prompt, device, source=source)
 

@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from xvision.errors import MissingExtra, ModelError
 from xvision.models.huggingface import HuggingFaceClassifier, adapt
-from xvision.models.llm_classifier import LlmImageClassifier
-from xvision.models.llm_text import TextVocabulary
+from xvision.models.llm.classifier import LlmImageClassifier
+from xvision.models.llm.text import TextVocabulary
 from xvision.models.loading import DAMAGE, quiet, reason
 from xvision.models.preprocessing import Preprocessing
 

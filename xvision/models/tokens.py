@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from xvision.models.adapters import virtual_tokens
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.adapters import virtual_tokens
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.protocols import InputSpec, TokenMap
 
 Reads = Literal["cls", "patches", "cls and patches", "readout"]

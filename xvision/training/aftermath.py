@@ -12,7 +12,7 @@ from xvision import text
 from xvision.config import Plan
 from xvision.data.dataset import AuditDataset
 from xvision.models.evidence import Figure, SiteMatrix, Start, TrainingEvidence, sees_images, verdict
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.open import load_model
 from xvision.models.protocols import Classifier
 from xvision.training import state

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from xvision import codec
 from xvision.errors import ConfigError, ModelError, nearest
 from xvision.models.checkpoint import refuse_foreign_files
-from xvision.models.exported import export_pt2
 from xvision.models.folder import open_folder
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import quiet
-from xvision.models.onnx_export import export_onnx
 from xvision.models.open import load_model
+from xvision.models.programs.exported import export_pt2
+from xvision.models.programs.onnx_export import export_onnx
 from xvision.models.pruning import prune_weights, without_units
 from xvision.models.quantised import KEY, QuantisedKind, quantise, save_quantised
 

@@ -29,7 +29,7 @@ from xvision import text
 from xvision.errors import ModelError
 from xvision.methods.intervals import not_estimable
 from xvision.models.evidence import Change, Control, ControlName, ControlTable, Measure, contribution
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.recipe import BackbonePlan, Policy, TrainingPlan
 from xvision.training.evaluation import Cases, change, evaluate_logits, figure
 from xvision.training.loop import finetune

@@ -13,7 +13,7 @@ import numpy as np
 from xvision.config import Plan
 from xvision.data.dataset import UNKNOWN, AuditDataset
 from xvision.errors import ConfigError, DataError, nearest
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.protocols import InputSpec
 from xvision.training.record import Arrays
 from xvision.training.world import world

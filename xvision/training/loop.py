@@ -16,7 +16,7 @@ from xvision import codec
 from xvision.errors import ModelError
 from xvision.models.checkpoint import recover, refuse_foreign_files, save_model
 from xvision.models.huggingface import fingerprint, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.loading import quiet
 from xvision.recipe import TrainingPlan
 from xvision.training import state

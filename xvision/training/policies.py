@@ -12,11 +12,11 @@ from torch import nn
 
 from xvision import codec
 from xvision.errors import ConfigError
-from xvision.models.adapter_parts import counters, layers_of, projections, virtual_of
-from xvision.models.adapters import RankSchedule, adapter_weights, attach, misfit, read_adapter
 from xvision.models.huggingface import preprocessing_of
-from xvision.models.llm_backbone import seeded
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.adapter_parts import counters, layers_of, projections, virtual_of
+from xvision.models.llm.adapters import RankSchedule, adapter_weights, attach, misfit, read_adapter
+from xvision.models.llm.backbone import seeded
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.tokens import layout_of
 from xvision.recipe import ADAPTERS, Policy, TrainingPlan

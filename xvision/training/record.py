@@ -14,7 +14,7 @@ import numpy as np
 
 from xvision import __version__, codec, provenance
 from xvision.errors import DataError
-from xvision.models.llm_config import LlmImageClassifierConfig
+from xvision.models.llm.config import LlmImageClassifierConfig
 from xvision.recipe import TrainingPlan
 from xvision.store import write_atomic
 

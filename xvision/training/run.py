@@ -17,7 +17,7 @@ from xvision.errors import ModelError
 from xvision.methods.intervals import Estimate
 from xvision.models.evidence import TrainingEvidence, write_evaluation
 from xvision.models.huggingface import adapt, preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier, preset
+from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.models.open import load_model
 from xvision.training import state
 from xvision.training.aftermath import After, evidence_of, lines_of

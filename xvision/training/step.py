@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xvision.errors import DataError
-from xvision.models.adapters import MERGEABLE, merged
 from xvision.models.huggingface import preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.adapters import MERGEABLE, merged
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.recipe import TrainingPlan
 from xvision.training import state
 from xvision.training.augment import augment

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from xvision.models.huggingface import preprocessing_of
-from xvision.models.llm_classifier import LlmImageClassifier
+from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.recipe import TrainingPlan
 from xvision.training.batches import Batches, precision
 from xvision.training.objectives import example_losses

@@ -12,7 +12,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ImagesKwargs
 
 from xvision.errors import ModelError, nearest
-from xvision.models.adapters import read_adapter
+from xvision.models.llm.adapters import read_adapter
 
 AttentionMode = Literal["causal", "bidirectional"]
 Stem = Literal["conv", "linear"]
@@ -30,7 +30,7 @@ class LlmImageClassifierConfig(PreTrainedConfig):
     distribution over ``label_words`` (class → word, one for each class). classifier_dropout: on what the head reads.
     text_tokens: places for clinical text before the image; text_ids: the tokens of tokenizer.json that its vocabulary
     keeps. problem_type "multi_label_classification" makes every class a finding of its own. adapter: weights added to the
-    backbone, as ``xvision.models.adapters`` reads them.
+    backbone, as ``xvision.models.llm.adapters`` reads them.
     """
 
     model_type = "xvision-llm"

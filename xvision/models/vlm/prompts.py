@@ -14,7 +14,7 @@ from xvision.errors import ConfigError, nearest
 
 PLACEHOLDERS = {"options": "all label words, in order", "finding": "the second of two classes"}
 """What a template may leave open."""
-_FOLDER = Path(str(files("xvision.models"))) / "prompts"
+_FOLDER = Path(str(files("xvision.models.vlm"))) / "templates"
 
 
 @codec.record

@@ -15,11 +15,11 @@ from torch import nn
 
 from xvision import codec
 from xvision.errors import ModelError
-from xvision.models.card import Card
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
-from xvision.models.onnx_model import CARD, MAX_BYTES, OnnxClassifier, graphs, load_onnx, require
 from xvision.models.preprocessing import Preprocessing
+from xvision.models.programs.card import Card
+from xvision.models.programs.onnx_model import CARD, MAX_BYTES, OnnxClassifier, graphs, load_onnx, require
 from xvision.store import write_atomic
 
 TOLERANCE = 1e-4

@@ -26,11 +26,11 @@ from xvision.methods.review import Measure, errors_found, group_mix, review_orde
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
 from xvision.models.protocols import Classifier
+from xvision.review.files import refuse_other_content, write_table
+from xvision.review.pseudo import Roots, check_pseudo, choose, write_pseudo_labels, write_without_images
+from xvision.review.report import Issues, QueueReport, QueueSettings, facts
+from xvision.review.scores import Question, Scored, question_of, score
 from xvision.store import Writer, write_atomic
-from xvision.training.pseudo import Roots, check_pseudo, choose, write_pseudo_labels, write_without_images
-from xvision.training.queue_files import refuse_other_content, write_table
-from xvision.training.queue_report import Issues, QueueReport, QueueSettings, facts
-from xvision.training.queue_scores import Question, Scored, question_of, score
 
 
 class Listener(Protocol):

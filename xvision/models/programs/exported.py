@@ -16,12 +16,12 @@ from torch.export.passes import move_to_device_pass
 
 from xvision import codec
 from xvision.errors import ModelError
-from xvision.models.archive import Archive, open_archive
-from xvision.models.card import Card, card_of, input_of
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.network import Facts, NetworkClassifier, two_sided
 from xvision.models.preprocessing import Preprocessing
+from xvision.models.programs.archive import Archive, open_archive
+from xvision.models.programs.card import Card, card_of, input_of
 from xvision.store import write_atomic
 
 CARD = "xvision.json"

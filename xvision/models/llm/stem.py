@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from xvision.models.llm_config import Stem
+from xvision.models.llm.config import Stem
 
 
 class ChannelNorm(nn.LayerNorm):

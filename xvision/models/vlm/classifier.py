@@ -16,13 +16,13 @@ from xvision.config import PromptPlan
 from xvision.errors import ConfigError, ModelError
 from xvision.models.folder import read_config
 from xvision.models.huggingface import fingerprint
-from xvision.models.label_scoring import normalise, score_naive, score_shared, unpadded
 from xvision.models.loading import DAMAGE, check_model_type, load_weights, reason
 from xvision.models.preprocessing import Preprocessing
-from xvision.models.prompts import read_question
 from xvision.models.protocols import Access, InputSpec, Task
-from xvision.models.vlm_families import ImageFamily, family_of, image_token_count, preprocessing_for
-from xvision.models.vlm_text import Asked, ask, read_text_side, refuse_openings
+from xvision.models.vlm.families import ImageFamily, family_of, image_token_count, preprocessing_for
+from xvision.models.vlm.prompts import read_question
+from xvision.models.vlm.scoring import normalise, score_naive, score_shared, unpadded
+from xvision.models.vlm.text import Asked, ask, read_text_side, refuse_openings
 
 TOLERANCE = 1e-3
 """Largest difference of log-probabilities, shared against naive, at load: rounding stays far below, wrong masks above."""

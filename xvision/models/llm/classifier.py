@@ -19,10 +19,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from xvision.errors import ModelError, nearest
-from xvision.models.adapters import attach_configured
 from xvision.models.folder import open_folder
-from xvision.models.llm_backbone import check_attention, check_padding, first_position, seeded, transplant
-from xvision.models.llm_config import (
+from xvision.models.llm.adapters import attach_configured
+from xvision.models.llm.backbone import check_attention, check_padding, first_position, seeded, transplant
+from xvision.models.llm.config import (
     AttentionMode,
     Head,
     LlmImageClassifierConfig,
@@ -31,9 +31,9 @@ from xvision.models.llm_config import (
     check_length,
     label_facts,
 )
-from xvision.models.llm_presets import tiny_bodies
-from xvision.models.llm_stem import GridPositions, PatchStem
-from xvision.models.llm_text import TextVocabulary, read_tokenizer, word_ids
+from xvision.models.llm.presets import tiny_bodies
+from xvision.models.llm.stem import GridPositions, PatchStem
+from xvision.models.llm.text import TextVocabulary, read_tokenizer, word_ids
 from xvision.models.loading import load_text_backbone
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xvision.errors import ModelError
-from xvision.models.program import Program, checked_program
+from xvision.models.programs.program import Program, checked_program
 
 MAX_BYTES = 16 * 2**30
 MAX_JSON_BYTES = 128 * 2**20

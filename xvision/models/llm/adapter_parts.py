@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from xvision.errors import ModelError
-from xvision.models.llm_backbone import first_position
+from xvision.models.llm.backbone import first_position
 
 START = 0.02
 """Standard deviation of new prefixes and bottlenecks: small, so that training starts where the model was."""

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from xvision import codec
 from xvision.errors import MissingExtra, ModelError, XVisionError
-from xvision.models.adapter_parts import (
+from xvision.models.llm.adapter_parts import (
     START,
     Bottleneck,
     add_bottlenecks,
@@ -36,7 +36,7 @@ from xvision.models.adapter_parts import (
 from xvision.models.loading import reason
 
 if TYPE_CHECKING:
-    from xvision.models.llm_classifier import LlmImageClassifier
+    from xvision.models.llm.classifier import LlmImageClassifier
 
 Kind = Literal["lora", "dora", "adalora", "ia3", "prefix", "prompt", "bottleneck"]
 MERGEABLE: tuple[Kind, ...] = ("lora", "dora", "adalora", "ia3")

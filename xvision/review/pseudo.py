@@ -14,8 +14,8 @@ from xvision import text
 from xvision.data.dataset import AuditDataset
 from xvision.errors import ConfigError, DataError
 from xvision.methods.pseudo_labels import Floor, confidence_floor
-from xvision.training.queue_files import OWN, bring_images, is_formula, manifest_rows, own_names, write_table
-from xvision.training.queue_scores import Scored
+from xvision.review.files import OWN, bring_images, is_formula, manifest_rows, own_names, write_table
+from xvision.review.scores import Scored
 
 EVERYONE = "everyone"
 Cell = tuple[str, str]

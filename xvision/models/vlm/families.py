@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
 from xvision.models.folder import read_json
-from xvision.models.label_scoring import Prompt
 from xvision.models.preprocessing import Preprocessing, read_preprocessing
+from xvision.models.vlm.scoring import Prompt
 
 SIDE = 448
 """Pixels each way where a processor accepts any size in a range: four times the area of the usual 224."""

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from xvision.errors import ModelError
-from xvision.models.llm_text import NOTHING, unknown_id
+from xvision.models.llm.text import NOTHING, unknown_id
 from xvision.models.loading import DAMAGE, TextBackbone
 
 if TYPE_CHECKING:
-    from xvision.models.llm_classifier import LlmImageClassifier
+    from xvision.models.llm.classifier import LlmImageClassifier
 
 
 def first_position(backbone: nn.Module) -> tuple[int, int | None]:

@@ -14,7 +14,7 @@ from xvision.engine import code_version
 from xvision.methods.intervals import Estimate
 from xvision.methods.label_issues import LabelIssues
 from xvision.methods.review import Measure, Share, Yield
-from xvision.training.pseudo import PseudoLabels
+from xvision.review.pseudo import PseudoLabels
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from xvision.errors import ConfigError, ModelError
 from xvision.models.folder import read_json
-from xvision.models.label_scoring import Tail
 from xvision.models.loading import DAMAGE, reason
-from xvision.models.prompts import Question
-from xvision.models.vlm_families import ImageFamily
+from xvision.models.vlm.families import ImageFamily
+from xvision.models.vlm.prompts import Question
+from xvision.models.vlm.scoring import Tail
 
 MAX_TOKENIZER_BYTES = 128 * 2**20
 MAX_TEMPLATE_BYTES = 2**20

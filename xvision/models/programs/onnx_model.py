@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from xvision.errors import MissingExtra, ModelError
-from xvision.models.card import card_of, input_of
 from xvision.models.loading import reason
 from xvision.models.network import Facts, NetworkClassifier, two_sided
+from xvision.models.programs.card import card_of, input_of
 from xvision.store import sha256
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The classifier built on a language model."""

@@ -1,0 +1,1 @@
+"""Ready-made vision-language models as classifiers."""

@@ -1,0 +1,1 @@
+"""With few labels: what a person should look at next."""
