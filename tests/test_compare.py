@@ -63,7 +63,7 @@ def write(folder: Path, rows: pd.DataFrame, *, metrics: tuple[Metric, ...] = EXT
     writer = Writer(folder)
     facts = {"classes": CLASSES, "fingerprints": {"model": folder.name, "data": "d" * 64}, **info}
     with writer.locked():
-        writer.info(replace(factories.run_info(), **facts))  # type: ignore[arg-type]
+        writer.info(replace(factories.run_info(), **facts))
         writer.table("predictions", rows)
         record = Record("calibration", "Calibration", "Calibration", "Q?", "ok", "k", {}, 0.0, metrics=metrics)
         writer.record(record)
@@ -270,7 +270,7 @@ def test_notes_say_what_else_differs(tmp_path: Path) -> None:
         "no patient column was given",
         "a run is not finished",
     ]
-    assert cell(found, "sensitivity").b > cell(found, "sensitivity").a  # type: ignore[operator]
+    assert cell(found, "sensitivity").b > cell(found, "sensitivity").a
 
 
 def refused(a: Run, b: Run, words: str) -> None:

@@ -17,7 +17,7 @@ from xvision.store import open_run
 
 def criterion(**given: object) -> Criterion:
     base = {"id": "c", "title": "t", "analysis": "performance", "metric": "auroc", "severity": "major", "why": "agreed"}
-    return Criterion(**{**base, **given})  # type: ignore[arg-type]
+    return Criterion(**{**base, **given})
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def test_what_cannot_be_asked_is_refused(
     world: World, tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        review_queue(world.plan, tmp_path / "out", **options)  # type: ignore[arg-type]  # options by name
+        review_queue(world.plan, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -50,7 +50,7 @@ def written(folder: Path, cases: pd.DataFrame, *, keys: tuple[str, ...] = ("imag
 def audit(manifest: Path, predictions: Path, out: Path, **options: object) -> Run:
     model = xvision.load_model(predictions, device="cpu")
     data = xvision.load_data(manifest, groups=["sex"], images_required=False)
-    return xvision.run_audit(model, data, out=out, positive="lesion", threshold=0.5, **options)  # type: ignore[arg-type]
+    return xvision.run_audit(model, data, out=out, positive="lesion", threshold=0.5, **options)
 
 
 @pytest.fixture(scope="module")

@@ -147,4 +147,4 @@ def test_a_picture_cannot_lead_out_of_the_run(run: Run) -> None:
 )
 def test_a_number_that_says_nothing_true_cannot_be_made(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="metric 'm'"):
-        Metric("m", **given)  # type: ignore[arg-type]
+        Metric("m", **given)

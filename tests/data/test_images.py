@@ -134,7 +134,7 @@ def test_bilinear_halving_has_triangle_weights() -> None:
 
 @pytest.mark.parametrize("resample", ["bilinear", "bicubic", "lanczos", "nearest"])
 def test_every_filter_keeps_constants_and_stays_in_range(resample: str) -> None:
-    spec = InputSpec(1, 7, 33, resample)  # type: ignore[arg-type]
+    spec = InputSpec(1, 7, 33, resample)
     assert fit(np.full((1, 12, 20), 0.25, dtype=np.float32), spec) == pytest.approx(0.25, abs=1e-6)
     edges = fit((GREY[None] > 127).astype(np.float32), spec)
     assert edges.min() >= 0.0
@@ -273,7 +273,7 @@ def test_a_box_is_the_mask_of_the_rectangle_drawn(x: int, y: int, width: int, he
     drawn[y * scale : (y + height) * scale, x * scale : (x + width) * scale] = True
     box = tuple(float(scale * value) for value in (x, y, width, height))
     for spec in (InputSpec(1, 8, 12), InputSpec(1, 4, 4), InputSpec(1, 2, 3)):
-        np.testing.assert_array_equal(box_mask(box, (12 * scale, 8 * scale), spec), fit_mask(drawn, spec))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(box_mask(box, (12 * scale, 8 * scale), spec), fit_mask(drawn, spec))
 
 
 def test_a_box_beyond_its_image_is_refused() -> None:

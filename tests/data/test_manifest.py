@@ -36,7 +36,7 @@ def manifest(folder: Path, text: str, *, images: str = "abc") -> Path:
 def refusal(folder: Path, text: str, **options: object) -> str:
     """The sentence with which a manifest is refused."""
     with pytest.raises(XVisionError) as caught:
-        load_data(manifest(folder, text), **options)  # type: ignore[arg-type]
+        load_data(manifest(folder, text), **options)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence

@@ -219,7 +219,7 @@ def test_value_ranges(change: Callable[[np.ndarray], np.ndarray], status: str, m
             return getattr(self.inner, name)
 
     sound = arrays(np.random.default_rng(0).random((8, 1, 32, 32), dtype=np.float32))
-    data = replace(sound, source=Raw(sound.source))  # type: ignore[arg-type]
+    data = replace(sound, source=Raw(sound.source))
     with np.errstate(invalid="ignore"):
         check = named(preflight(Planted(), data), "value_range")
     assert check.status == status

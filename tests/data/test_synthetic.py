@@ -251,4 +251,4 @@ def test_a_kill_leaves_no_half_written_folder(tmp_path: Path) -> None:
 )
 def test_settings_out_of_range(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PhantomSettings(**wrong)  # type: ignore[arg-type]
+        PhantomSettings(**wrong)

@@ -299,5 +299,5 @@ def test_holm_leaves_out_what_has_no_p_value() -> None:
     ],
 )
 def test_verdicts(interval: tuple[float, float, float], p: float, better: str, margin: float, expected: str) -> None:
-    assert verdict(Estimate(*interval, 50, ""), p, better, margin) == expected  # type: ignore[arg-type]
+    assert verdict(Estimate(*interval, 50, ""), p, better, margin) == expected
     assert verdict(not_estimable("no cases"), None, "higher", 0.02) == "not decided"

@@ -42,13 +42,13 @@ def test_the_deployed_threshold_is_where_a_decision_is_least_certain(
     shares = np.linspace(0.001, 0.999, 999)
     logits = np.zeros((999, 2))
     logits[:, positive] = np.log(shares / (1 - shares))
-    values = uncertainty(logits, Decision(positive, threshold), measure)  # type: ignore[arg-type]  # one of the two
+    values = uncertainty(logits, Decision(positive, threshold), measure)
     assert shares[values.argmax()] == pytest.approx(threshold, abs=0.0011)
 
 
 def test_what_has_no_uncertainty_is_refused() -> None:
     with pytest.raises(ConfigError, match="uncertainty 'variance' is unknown: give entropy or margin"):
-        uncertainty(np.zeros((1, 2)), ARGMAX, "variance")  # type: ignore[arg-type]  # the wrong word is the test
+        uncertainty(np.zeros((1, 2)), ARGMAX, "variance")
     with pytest.raises(ModelError, match="logits of 1 of 1 cases are not finite"):
         uncertainty(np.array([[np.nan, 0.0]]), ARGMAX)
 

@@ -83,7 +83,7 @@ def test_merged_is_a_plain_classifier_with_the_same_logits(
     save_model(plain, tmp_path / "model")
     monkeypatch.setitem(sys.modules, "peft", None)
     loaded = load_model(tmp_path / "model", device="cpu")
-    assert gap(loaded.module(images()).logits, logits(plain)) == 0.0  # type: ignore[attr-defined]
+    assert gap(loaded.module(images()).logits, logits(plain)) == 0.0
 
 
 @pytest.mark.parametrize("kind", KEPT)
@@ -112,7 +112,7 @@ def test_saved_in_one_file_and_loaded_to_the_last_bit(kind: str, tmp_path: Path)
         "config.json", "model.safetensors", "preprocessor_config.json",
     }  # fmt: skip
     loaded = load_model(tmp_path / "model", device="cpu")
-    assert gap(loaded.module(images()).logits, logits(model)) == 0.0  # type: ignore[attr-defined]
+    assert gap(loaded.module(images()).logits, logits(model)) == 0.0
     assert loaded.fingerprint == adapt(model, preprocessing_of(model.config), source="").fingerprint
 
 
@@ -255,7 +255,7 @@ def test_only_the_named_matrices_are_adapted_and_nothing_with_a_longer_name() ->
 def schedule(steps: int) -> tuple[LlmImageClassifier, RankSchedule]:
     model = adapted("adalora")
     settings = read_adapter(SETTINGS["adalora"])
-    return model, RankSchedule(model.backbone, settings, steps)  # type: ignore[arg-type]  # it is a LowRank
+    return model, RankSchedule(model.backbone, settings, steps)
 
 
 def test_penalty_of_adalora_and_its_gradient_are_those_of_the_paper() -> None:

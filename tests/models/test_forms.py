@@ -165,7 +165,7 @@ def test_a_finding_keeps_what_the_model_offers(tmp_path: Path) -> None:
     with torch.no_grad():
         every = model.logits(images)
     assert torch.equal(view.logits(images), torch.stack((torch.zeros(3), every[:, 1]), dim=1))
-    assert torch.equal(view.embed(images), model.embed(images))  # type: ignore[attr-defined]
+    assert torch.equal(view.embed(images), model.embed(images))
     seen = view.attention(images)
     assert torch.allclose(seen.logits, view.logits(images), atol=1e-5)
     assert all(layer.requires_grad for layer in seen.weights)
@@ -191,7 +191,7 @@ def test_shuffled_weights_of_a_finding(tmp_path: Path) -> None:
     images = pixels(2)
     assert (control.logits(images) - metered.logits(images)).abs().max() > 1e-3
     assert meter.forward == 4
-    assert torch.equal(control.logits(images)[:, 1], model.randomised(0).logits(images)[:, 1])  # type: ignore[attr-defined]
+    assert torch.equal(control.logits(images)[:, 1], model.randomised(0).logits(images)[:, 1])
 
 
 def test_findings_differ_in_their_fingerprint_and_offer_nothing_in_vain(tmp_path: Path) -> None:

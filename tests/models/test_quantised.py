@@ -69,10 +69,10 @@ def test_every_weight_is_within_half_a_step_and_the_head_is_untouched(body: str)
     assert set(rounded(after)) == set(layers)
     assert len(layers) >= 8
     for name, part in rounded(after).items():
-        weight = layers[name].weight if body != "tiny-gpt2" else layers[name].weight.t()  # type: ignore[operator]
+        weight = layers[name].weight if body != "tiny-gpt2" else layers[name].weight.t()
         assert ((part.weight * part.scale - weight).abs() <= part.scale / 2 * (1 + 1e-4)).all()
         assert (part.weight.int().abs().amax(dim=1) >= 127).all()
-    assert torch.equal(before.classifier.weight, after.classifier.weight)  # type: ignore[arg-type]
+    assert torch.equal(before.classifier.weight, after.classifier.weight)
     assert after.config.quantised == "int8"
 
 
@@ -81,7 +81,7 @@ def test_8_bit_weights_act_as_the_numbers_they_stand_for() -> None:
     module = quantise(tiny(), "int8")
     plain = tiny()
     for name, part in rounded(module).items():
-        plain.get_submodule(name).weight.data = part.weight * part.scale  # type: ignore[union-attr]
+        plain.get_submodule(name).weight.data = part.weight * part.scale
     results = []
     for model in (classifier(module), classifier(plain)):
         image = pixels().requires_grad_()
@@ -89,8 +89,8 @@ def test_8_bit_weights_act_as_the_numbers_they_stand_for() -> None:
         logits[:, 1].sum().backward()
         results.append((logits.detach(), image.grad))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)  # type: ignore[arg-type]
-    assert results[0][1].abs().sum() > 0  # type: ignore[union-attr]
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)
+    assert results[0][1].abs().sum() > 0
 
 
 def test_rounded_inputs_are_close_but_give_no_gradients(tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def test_magnitude_pruning_takes_exactly_the_smallest(amount: float) -> None:
     before, after = tiny(), tiny()
     prune_weights(after, amount)
     pairs = [(before.get_submodule(name).weight, part.weight) for name, part in linear_layers(after)]
-    kept = torch.cat([old[new != 0].abs() for old, new in pairs])  # type: ignore[operator, index]
-    gone = torch.cat([old[new == 0].abs() for old, new in pairs])  # type: ignore[operator, index]
+    kept = torch.cat([old[new != 0].abs() for old, new in pairs])
+    gone = torch.cat([old[new == 0].abs() for old, new in pairs])
     assert len(gone) == int(amount * (len(gone) + len(kept)))
     assert gone.max() <= kept.min()
-    assert all(torch.equal(new[new != 0], old[new != 0]) for old, new in pairs)  # type: ignore[operator, index, arg-type]
-    assert torch.equal(before.classifier.weight, after.classifier.weight)  # type: ignore[arg-type]
+    assert all(torch.equal(new[new != 0], old[new != 0]) for old, new in pairs)
+    assert torch.equal(before.classifier.weight, after.classifier.weight)
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -66,7 +66,7 @@ def test_units_that_do_nothing_are_the_first_to_go_and_nothing_changes(body: str
     width = module.config.text_config.intermediate_size if body != "tiny-gpt2" else 4 * module.config.text_config.n_embd
     mute, unread = torch.arange(width) % 8 == 1, torch.arange(width) % 8 == 6
     with torch.no_grad():
-        layers: list[tuple[str, Any]] = linear_layers(module)  # type: ignore[assignment]
+        layers: list[tuple[str, Any]] = linear_layers(module)
         for name, part in layers:
             into = name.endswith(("gate_proj", "up_proj", "c_fc", "intermediate.dense"))
             out = name.endswith(("down_proj", "mlp.c_proj")) or (
@@ -122,8 +122,8 @@ def test_architectures_without_known_blocks_are_refused() -> None:
 
 def _two_widths() -> PreTrainedModel:
     module = tiny("tiny-bert")
-    layer = module.backbone.encoder.layer[0]  # type: ignore[union-attr, index]
-    layer.intermediate.dense, layer.output.dense = nn.Linear(64, 8), nn.Linear(8, 64)  # type: ignore[union-attr]
+    layer = module.backbone.encoder.layer[0]
+    layer.intermediate.dense, layer.output.dense = nn.Linear(64, 8), nn.Linear(8, 64)
     return module
 
 
@@ -164,7 +164,7 @@ def test_pt2_repeats_the_logits(tmp_path: Path) -> None:
 def test_wrong_requests_are_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"how is 'int88'\. Did you mean 'int8'\?"):
-        compress(folder, "int88", out)  # type: ignore[arg-type]
+        compress(folder, "int88", out)
     for amount in (0.0, 1.0, -0.1):
         with pytest.raises(ConfigError, match=f"amount is {amount}: give the share to prune, above 0 and below 1"):
             compress(folder, "prune-magnitude", out, amount=amount)
@@ -195,7 +195,7 @@ def test_a_model_that_reads_text_is_not_exported_without_it(tmp_path: Path) -> N
     save_model(module, tmp_path / "model")
     for how in ("onnx", "pt2"):
         with pytest.raises(ModelError, match="reads clinical text before the image"):
-            compress(tmp_path / "model", how, tmp_path / f"small.{how}")  # type: ignore[arg-type]
+            compress(tmp_path / "model", how, tmp_path / f"small.{how}")
     found = opened(compress(tmp_path / "model", "int8", tmp_path / "small"))
     assert found.takes_text
     texts = ["old cough"] * 3

@@ -178,7 +178,7 @@ def test_adversarial_training_costs_clean_accuracy_nothing_here_and_resists_more
         torch.manual_seed(0)
         found = robust_losses(
             lambda images: model((images - 0.5) / 0.5).logits,  # noqa: B023  # used at once
-            lambda logits: torch.nn.functional.cross_entropy(logits, labels, reduction="none"),  # noqa: B023
+            lambda logits: torch.nn.functional.cross_entropy(logits, labels, reduction="none"),  # noqa: B023  # used at once
             pixels, attack,
         )  # fmt: skip
         losses[method] = found.detach().mean().item()
@@ -194,7 +194,7 @@ def test_several_findings_are_trained_and_scored(tmp_path: Path) -> None:
     plan = replace(ONE, batch_size=8, epochs=8, learning_rate=2e-3)
     summary = finetune(model, arrays._replace(labels=labels), arrays._replace(labels=labels), plan, tmp_path)
     assert summary.validation.auroc is not None
-    assert summary.validation.auroc > summary.before.auroc  # type: ignore[operator]  # both are known
+    assert summary.validation.auroc > summary.before.auroc
     assert summary.majority_accuracy == pytest.approx((0.5 + 0.5 + 0.75) / 3)
     with pytest.raises(DataError, match=r"labels must be float32 of shape \(N, 3\)"):
         finetune(model, arrays, arrays, plan, tmp_path / "other")

@@ -39,7 +39,7 @@ class Quiet:
 
 def plan(**changes: object) -> Plan:
     base = Plan(DataPlan("given"), ModelPlan("given"), training=TrainingPlan(epochs=1, controls=False))
-    return replace(base, **changes)  # type: ignore[arg-type]  # fields of a plan by name
+    return replace(base, **changes)
 
 
 def test_a_checkpoint_is_tested_on_patients_it_never_saw(tmp_path: Path) -> None:
@@ -268,3 +268,35 @@ def test_laterality_of_the_data_decides_about_flips(tmp_path: Path) -> None:
         )
         found.append(finetune_data(DATA, wanted, tmp_path / str(laterality), console=Quiet()).evidence.fingerprint)
     assert found[0] != found[1]
+
+
+def test_killed_during_the_controls_the_training_is_not_done_again(tmp_path: Path) -> None:
+    quick = plan(backbone=BackbonePlan(image_size=32), training=TrainingPlan(epochs=2))
+    whole = finetune_data(DATA, quick, tmp_path / "whole", console=Quiet())
+
+    class Killed(Quiet):
+        def update(self, title: str, done: float, total: float, note: str = "") -> None:
+            if title.startswith("stem only"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune_data(DATA, quick, tmp_path / "cut", console=Killed())
+    steps: list[str] = []
+
+    class Watching(Quiet):
+        def update(self, title: str, done: float, total: float, note: str = "") -> None:
+            steps.append(title)
+
+    again = finetune_data(DATA, quick, tmp_path / "cut", console=Watching(), resume=True)
+    assert not any(title.startswith("Fine-tuning") for title in steps)
+    assert again.evidence.fingerprint == whole.evidence.fingerprint
+    assert again.evidence.controls == whole.evidence.controls
+    assert again.summary.images_per_second > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
+
+
+def test_the_report_says_what_the_epoch_was_chosen_by(tmp_path: Path) -> None:
+    for select, words in (("auroc", "by validation AUROC"), ("worst group", "by validation the worst group's AUROC")):
+        recipe = TrainingPlan(epochs=1, controls=False, groups=GroupPlan(column="sex"), select=select)
+        small = plan(backbone=BackbonePlan(image_size=32), training=recipe)
+        assert words in str(finetune_data(DATA, small, tmp_path / select, console=Quiet()))

@@ -69,7 +69,7 @@ def quantise(module: PreTrainedModel, kind: QuantisedKind) -> PreTrainedModel:
     round_weight = _rounding()
     for name, part in found:
         weight, scale = round_weight(_matrix(part))
-        module.set_submodule(name, Int8Linear(weight, scale, part.bias, kind))  # type: ignore[arg-type]
+        module.set_submodule(name, Int8Linear(weight, scale, part.bias, kind))  # type: ignore[arg-type]  # linear_layers holds
     setattr(module.config, KEY, kind)
     return module
 
@@ -166,7 +166,7 @@ def _matrix(part: nn.Module) -> torch.Tensor:
 
 def _rounding() -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_  # type: ignore[import-untyped]
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise MissingExtra("torchao", "compress", "--how int8") from None
 
@@ -184,7 +184,7 @@ def _tensor_maker(kind: QuantisedKind) -> Callable[[torch.Tensor, torch.Tensor],
     """Weight and scale as the tensor that torchao multiplies with."""
     try:
         from torchao.quantization import Int8Tensor, PerRow
-        from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs  # type: ignore[import-untyped]
+        from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs
     except ImportError:
         raise MissingExtra("torchao", "compress", "a model with 8-bit weights") from None
     inputs = QuantizeTensorToInt8Kwargs(granularity=PerRow()) if kind == "int8-dynamic" else None

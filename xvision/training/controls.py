@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -19,11 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from xvision import text
 from xvision.errors import ModelError
@@ -31,17 +25,16 @@ from xvision.methods.intervals import not_estimable
 from xvision.models.evidence import Change, Control, ControlName, ControlTable, Measure, contribution
 from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.recipe import BackbonePlan, Policy, TrainingPlan
+from xvision.training import state
 from xvision.training.evaluation import Cases, change, evaluate_logits, figure
 from xvision.training.loop import finetune
 from xvision.training.record import Arrays, Progress
-from xvision.training.sampler import order
-from xvision.training.scores import BASELINE_IMAGES, BASELINE_SIDE
+from xvision.training.scores import BASELINE_SIDE, pixel_logits
 from xvision.training.validation import predict
+from xvision.training.world import world
 
 Build = Callable[[], LlmImageClassifier]
 Listener = Callable[[str, Progress], None]
-_ABSENT = -30.0
-"""Log-odds of a class that the baseline's images lack."""
 
 
 @dataclass(frozen=True)
@@ -145,41 +138,6 @@ def random_body(model: LlmImageClassifier, seed: int) -> LlmImageClassifier:
     return new
 
 
-def pixel_logits(train: Arrays, images: Arrays, classes: int, seed: int) -> np.ndarray:
-    """Logits (N, K) of a logistic regression on 32 × 32 pixels and at most 2,000 training images.
-
-    It sees no shapes. A network that does not beat it has learned brightness, not anatomy.
-    """
-    chosen = order(len(train.labels), seed, 0)[:BASELINE_IMAGES]
-    known, asked, labels = small_pixels(train.pixels[chosen]), small_pixels(images.pixels), train.labels[chosen]
-    if labels.ndim == 1:
-        return _regression(known, labels, asked, classes)
-    columns = [_regression(known, labels[:, finding].astype(np.int64), asked, 2) for finding in range(classes)]
-    return np.stack([column[:, 1] - column[:, 0] for column in columns], axis=1)
-
-
-def small_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Mean over channels at 32 × 32, one row per image, in [0, 1]."""
-    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
-    planes, side = pixels.mean(axis=1, dtype=np.float32) / scale, (BASELINE_SIDE, BASELINE_SIDE)
-    return np.stack([np.asarray(Image.fromarray(plane).resize(side, Image.Resampling.BOX)).ravel() for plane in planes])
-
-
-def _regression(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int) -> np.ndarray:
-    logits = np.full((len(asked), classes), _ABSENT)
-    present = np.unique(labels)
-    if len(present) == 1:
-        logits[:, present[0]] = 0.0
-        return logits
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline stopped early is still a baseline
-        fitted.fit(known, labels)
-    found = fitted.decision_function(asked)
-    logits[:, present] = np.stack((np.zeros_like(found), found), axis=1) if len(present) == 2 else found
-    return logits
-
-
 def _majority(setting: _Setting, classes: int) -> Control:
     labels = setting.train.labels
     if labels.ndim == 2:
@@ -219,15 +177,26 @@ def _trained(
     progress = setting.progress
     told = None if progress is None else lambda step: progress(name, step)
     plan, out = replace(setting.plan, policy=policy), setting.folder / name.replace(" ", "-")
+    _clear(out)  # what a kill may have left
     try:
         summary = finetune(model, setting.train, setting.validation, plan, out, progress=told)
     except ModelError as problem:
         missing = figure(not_estimable(f"its training failed: {str(problem).split(';')[0][:120]}"))
         return Control(name, missing, missing, Change("auroc", missing), 0, note)
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        _clear(out)
     logits = predict(model, setting.test, plan)
     return setting.row(name, logits, trained=summary.trained_parameters, note=note)
+
+
+def _clear(out: Path) -> None:
+    """Nothing of a control's checkpoint stays; under several processes the first one clears for all."""
+    here = world()
+    here.wait()
+    if here.first:
+        shutil.rmtree(out, ignore_errors=True)
+        state.forget(out)
+    here.wait()
 
 
 def _plain(plan: TrainingPlan) -> TrainingPlan:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -88,14 +90,10 @@ def read_inputs(
     bar: Bar,
 ) -> Inputs:
     """Every split decoded once at the model's size; ``old`` joins the training split."""
-    reader = _Reader(model, plan, cache, bar, _group_levels(plan, [*splits.values(), *([old] if old else [])]))
-    arrays = {name: reader.read(name, part) for name, part in splits.items()}
+    rehearsed = [] if old is None else [old]
+    reader = _Reader(model, plan, cache, bar, _group_levels(plan, [*splits.values(), *rehearsed]))
+    arrays = {name: reader.read(name, part, *(rehearsed if name == "train" else ())) for name, part in splits.items()}
     arrays["train"] = arrays["train"]._replace(balance=_balance(splits["train"], plan))
-    if old is not None:
-        earlier = reader.read("rehearsed", old)
-        if arrays["train"].balance is not None:  # rehearsed images have no cell: they are drawn on their own
-            earlier = earlier._replace(balance=np.full(len(old), -1))
-        arrays["train"] = arrays["train"].joined(earlier)
     bar.close()
     return Inputs(splits, arrays, 0 if old is None else len(old), reader.cut)
 
@@ -119,11 +117,13 @@ class _Reader:
         self.model, self.plan, self.cache, self.bar, self.levels = model, plan, cache, bar, levels
         self.cut = 0
 
-    def read(self, name: str, data: AuditDataset) -> Arrays:
-        pixels = decoded(data, self.spec, self.cache / f"{name}.npy", self.bar)
+    def read(self, name: str, *parts: AuditDataset) -> Arrays:
+        """The images of all parts in one array, however many they are."""
+        pixels = decoded(parts, self.spec, self.cache / name, self.bar)
         classes = self.model.config.classes
-        labels = data.label_matrix(classes) if data.multilabel else np.array(data.label_codes(classes))
-        return Arrays(pixels, labels, self._groups(data), self._text(data))
+        labels = [part.label_matrix(classes) if part.multilabel else part.label_codes(classes) for part in parts]
+        groups, texts = ([read(part) for part in parts] for read in (self._groups, self._text))
+        return Arrays(pixels, np.concatenate(labels), _joined(groups), _joined(texts))
 
     def _groups(self, data: AuditDataset) -> np.ndarray | None:
         column = self.plan.training.groups.column
@@ -171,22 +171,29 @@ def _balance(train: AuditDataset, plan: Plan) -> np.ndarray | None:
     return codes
 
 
-def decoded(data: AuditDataset, spec: InputSpec, cache: Path, bar: Bar) -> np.ndarray:
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """All parts in a row; None where one has none."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+def decoded(parts: Sequence[AuditDataset], spec: InputSpec, cache: Path, bar: Bar) -> np.ndarray:
     """Pixels (N, C, H, W) uint8, each image read once. Many of them go to a file, which a resumed training reads again.
 
     Raises DataError that counts and names the images that cannot be read, so that all can be mended at once.
     """
-    shape = (len(data), spec.channels, spec.height, spec.width)
-    if int(np.prod(shape)) <= _IN_MEMORY:
+    shape = (sum(map(len, parts)), spec.channels, spec.height, spec.width)
+    if math.prod(shape) <= _IN_MEMORY:
         pixels = np.empty(shape, dtype=np.uint8)
-        _decode(data, spec, pixels, bar)
+        _decode(parts, spec, pixels, bar)
         return pixels
-    path, here = cache.with_name(f"{cache.stem}-{data.fingerprint[:16]}.npy"), world()
+    contents = hashlib.sha256(repr((shape, [part.fingerprint for part in parts])).encode()).hexdigest()[:16]
+    path, here = cache.with_name(f"{cache.name}-{contents}.npy"), world()
     if here.first and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         target = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        _decode(data, spec, target, bar)
+        _decode(parts, spec, target, bar)
         target.flush()
         os.replace(unfinished, path)
     here.wait()
@@ -194,27 +201,30 @@ def decoded(data: AuditDataset, spec: InputSpec, cache: Path, bar: Bar) -> np.nd
     return stored
 
 
-def _decode(data: AuditDataset, spec: InputSpec, target: np.ndarray, bar: Bar) -> None:
-    ids = [str(name) for name in data.table.index]
+def _decode(parts: Sequence[AuditDataset], spec: InputSpec, target: np.ndarray, bar: Bar) -> None:
     faults: list[str] = []
-    for start in range(0, len(ids), _CHUNK):
-        part = ids[start : start + _CHUNK]
-        try:
-            target[start : start + len(part)] = np.rint(data.pixels(part, spec) * 255.0)
-        except DataError:
-            faults += _faults(part, lambda case: data.pixels([case], spec))
-        bar.update("Reading images", start + len(part), len(ids))
+    done = 0
+    for data in parts:
+        for start in range(0, len(data), _CHUNK):
+            ids = data.ids[start : start + _CHUNK]
+            try:
+                target[done : done + len(ids)] = np.rint(data.pixels(ids, spec) * 255.0)
+            except DataError:
+                faults += _faults(data, ids, spec)
+            done += len(ids)
+            bar.update("Reading images", done, len(target))
     if faults:
         raise DataError(
-            f"{len(faults)} of {len(ids)} images cannot be read: {'; '.join(faults[:_NAMED])}. Restore them or take them out."
+            f"{len(faults)} of {len(target)} images cannot be read: {'; '.join(faults[:_NAMED])}. Restore them or take them out."
         )
 
 
-def _faults(ids: Sequence[str], read: Callable[[str], object]) -> list[str]:
+def _faults(data: AuditDataset, ids: Sequence[str], spec: InputSpec) -> list[str]:
+    """What is wrong with each image of a batch that could not be read."""
     found = []
     for case in ids:
         try:
-            read(case)
+            data.pixels([case], spec)
         except DataError as problem:
             found.append(str(problem).rstrip("."))
     return found

@@ -62,13 +62,17 @@ class _Run:
     epoch: int = 0
     """Epochs that are finished."""
     images: int = 0
-    """Since this process started, as is ``started``."""
-    first_step: int = 0
+    earlier: float = 0.0
+    """Seconds of the processes that were interrupted; ``images`` counts theirs too."""
     started: float = 0.0
 
     @property
     def total(self) -> int:
         return self.plan.epochs * self.steps.per_epoch
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.started
 
 
 def finetune(
@@ -81,6 +85,7 @@ def finetune(
     old: int = 0,
     flip: bool = False,
     resume: bool = False,
+    keep_state: bool = False,
     record: Mapping[str, Any] | None = None,
     progress: Listener | None = None,
 ) -> TrainingSummary:
@@ -91,7 +96,8 @@ def finetune(
     weights give the same weights to the last bit, also when the process was killed and started again with ``resume``.
 
     old: number of training images, at the end of ``train``, that are rehearsed. flip: mirroring is harmless in these images.
-    record: further facts for run.json. Under torchrun, ``accelerate launch`` or Ray Train every process calls this with the
+    keep_state: leave it to the caller to forget the state, when what follows the training is done too. record: further facts
+    for run.json. Under torchrun, ``accelerate launch`` or Ray Train every process calls this with the
     same arguments. Raises DataError for images or labels that do not fit the model, ConfigError for a state of another
     training, RunError when the disk refuses a write, and ModelError when the loss stops being finite; the last good
     checkpoint then stays in ``out``.
@@ -115,7 +121,8 @@ def finetune(
         summary = _summarise(run, train)
         if here.first:
             write_run(out, summary, plan, {**data, **(record or {})})
-            state.forget(out)
+            if not keep_state:
+                state.forget(out)
         here.wait()  # a process that left first would cut the others off
     return summary
 
@@ -140,7 +147,7 @@ def _start(
         (out / LOG).write_text("", encoding="utf-8")
         (out / "run.json").unlink(missing_ok=True)
     here.wait()
-    run.first_step, run.started = steps.step, time.perf_counter()
+    run.started = time.perf_counter()
     return run
 
 
@@ -193,7 +200,7 @@ def _save_state(run: _Run) -> None:
         numbers = {
             "key": run.key, "step": run.steps.step, "epoch": run.epoch, "best_epoch": run.best_epoch,
             "best": codec.plain(run.best) if run.best_epoch else None, "before": codec.plain(run.before),
-            "log": (run.out / LOG).stat().st_size,
+            "images": run.images, "seconds": run.seconds, "log": (run.out / LOG).stat().st_size,
         }  # fmt: skip
         state.save_state(run.out, run.steps.tensors(), numbers)
     run.here.wait()
@@ -202,6 +209,7 @@ def _save_state(run: _Run) -> None:
 def _restore(run: _Run, tensors: state.Tensors, numbers: Mapping[str, Any]) -> None:
     run.steps.restore(tensors, numbers["step"])
     run.epoch, run.best_epoch = numbers["epoch"], numbers["best_epoch"]
+    run.images, run.earlier = numbers["images"], numbers["seconds"]
     run.before = codec.read(Validation, numbers["before"], "state", ModelError)
     if numbers["best"] is not None:
         run.best = codec.read(Validation, numbers["best"], "state", ModelError)
@@ -228,9 +236,8 @@ def _report(run: _Run, recent: list[torch.Tensor]) -> None:
         first = int((~values.isfinite()).any(dim=1).nonzero()[0])
         raise _diverged(run, step - len(recent) + first + 1)
     loss, length = values.mean(dim=0).tolist()
-    elapsed = time.perf_counter() - run.started
-    speed = run.images / elapsed
-    left = elapsed / (step - run.first_step) * (run.total - step)
+    speed = run.images / run.seconds
+    left = run.seconds / step * (run.total - step)
     mfu = steps.flops * speed / (steps.rate * run.here.size)
     _log(run, {
         "event": "steps", "epoch": run.epoch + 1, "step": step, "loss": loss, "learning_rate": steps.learning_rate,
@@ -258,12 +265,12 @@ def _diverged(run: _Run, step: int) -> ModelError:
 
 
 def _summarise(run: _Run, train: Arrays) -> TrainingSummary:
-    seconds = time.perf_counter() - run.started
+    seconds = run.seconds
     steps, best, device = run.steps, run.best, run.here.device
     classes = len(steps.model.config.classes)
     baseline = pixel_baseline(train, run.validation, classes, run.plan.seed)
     majority = majority_rate(train.labels, run.validation.labels, classes)
-    speed = run.images / seconds if run.images else 0.0
+    speed = run.images / seconds
     return TrainingSummary(
         best_epoch=run.best_epoch, epochs=run.epoch, steps=steps.step, validation=best, before=run.before,
         baseline_auroc=baseline.value, baseline_reason=baseline.reason, majority_accuracy=majority,

@@ -171,8 +171,9 @@ def _select(model: LlmImageClassifier, plan: TrainingPlan) -> Iterator[nn.Parame
         "last_k": lambda: chain(_last_layers(model, plan.last_k), _head(model)),
         "bitfit": lambda: chain(_biases(model), _head(model)),
     }
-    adapted = lambda: chain(adapter_weights(model.backbone), _outside(model), _words(model).parameters())  # noqa: E731
-    return choose.get(plan.policy, adapted)()
+    if plan.policy in choose:
+        return choose[plan.policy]()
+    return chain(adapter_weights(model.backbone), _outside(model), _words(model).parameters())
 
 
 def _head(model: LlmImageClassifier) -> Iterator[nn.Parameter]:

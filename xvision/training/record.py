@@ -27,7 +27,8 @@ class Arrays(NamedTuple):
 
     pixels: (N, C, H, W) uint8, or float32 in [0, 1]. labels: (N,) class indices, int64, or (N, K) 0 and 1, float32, when
     an image may show several findings. groups: (N,) int64 codes of the group column that training minds. text: (N, T) int64
-    rows of the kept vocabulary, -1 where there is no token. balance: (N,) int64 codes of the cells drawn equally often.
+    rows of the kept vocabulary, -1 where there is no token. balance: int64 codes of the cells drawn equally often,
+    of the images that are not rehearsed.
     """
 
     pixels: np.ndarray
@@ -41,13 +42,6 @@ class Arrays(NamedTuple):
         kept = len(self.labels) - count
         further = (None if part is None else part[:kept] for part in self[2:])
         return Arrays(self.pixels[:kept], self.labels[:kept], *further)
-
-    def joined(self, other: Arrays) -> Arrays:
-        """These images, then the other ones; codes and text only where both have them."""
-        pairs = ((self.groups, other.groups), (self.text, other.text), (self.balance, other.balance))
-        further = (None if ours is None or theirs is None else np.concatenate((ours, theirs)) for ours, theirs in pairs)
-        pixels = np.concatenate((self.pixels, other.pixels))
-        return Arrays(pixels, np.concatenate((self.labels, other.labels)), *further)
 
 
 class Progress(NamedTuple):

@@ -19,11 +19,12 @@ from xvision.models.evidence import TrainingEvidence, write_evaluation
 from xvision.models.huggingface import adapt, preprocessing_of
 from xvision.models.llm.classifier import LlmImageClassifier, preset
 from xvision.models.open import load_model
+from xvision.recipe import TrainingPlan
 from xvision.training import state
 from xvision.training.aftermath import After, evidence_of, lines_of
 from xvision.training.evaluation import predict
 from xvision.training.inputs import Bar, Inputs, classes_of, read_inputs, splits_of, texts_of
-from xvision.training.loop import Progress, TrainingSummary, finetune
+from xvision.training.loop import Progress, TrainingSummary, Validation, finetune
 from xvision.training.rehearsal import old_data, remembered
 from xvision.training.search import search, told
 from xvision.training.world import world
@@ -38,6 +39,7 @@ class FinetuneReport:
     checkpoint: Path
     summary: TrainingSummary
     evidence: TrainingEvidence
+    selected_by: str
 
     @property
     def test_auroc(self) -> Estimate:
@@ -55,7 +57,7 @@ class FinetuneReport:
         return Estimate(found.value, found.low, found.high, found.n, found.method, found.reason)
 
     def __str__(self) -> str:
-        summary, chosen = self.summary, "the worst group's AUROC" if self.summary.validation.worst_group else "AUROC"
+        summary, chosen = self.summary, "AUROC" if self.selected_by == "auroc" else "the worst group's AUROC"
         best, baseline = summary.validation.auroc, summary.baseline_auroc
         lines = [
             f"Checkpoint: {self.checkpoint} (epoch {summary.best_epoch} of {summary.epochs}, by validation {chosen})",
@@ -101,7 +103,8 @@ def finetune_data(
     try:
         summary = finetune(
             model, inputs.arrays["train"], inputs.arrays["validation"], plan.training, out, old=inputs.old, resume=resume,
-            flip=not plan.data.laterality, record={"source": remembered(plan, out)}, progress=_shown(console, "Fine-tuning"),
+            flip=not plan.data.laterality, keep_state=True, record={"source": remembered(plan, out)},
+            progress=_shown(console, "Fine-tuning"),
         )  # fmt: skip
         after = After(load_model(out), plan, classes, inputs, old, before, summary)
         evidence = evidence_of(after, build, out, progress=lambda name, update: _shown(console, name)(update))
@@ -109,7 +112,8 @@ def finetune_data(
         console.close()
     if world().first:
         write_evaluation(out, evidence)
-    return FinetuneReport(out, summary, evidence)
+        state.forget(out)
+    return FinetuneReport(out, summary, evidence, plan.training.select)
 
 
 def build_model(
@@ -163,7 +167,7 @@ def _searched(plan: Plan, build: Callable[[], LlmImageClassifier], inputs: Input
     """The plan with the best recipe found; trials are trained as the real thing will be, into folders of their own."""
     folder = out.with_name(f"{out.name}.search")
 
-    def trained(recipe, place):  # type: ignore[no-untyped-def]  # the search's own types
+    def trained(recipe: TrainingPlan, place: Path) -> Validation:
         arrays = inputs.arrays
         summary = finetune(
             build(), arrays["train"], arrays["validation"], recipe, place, old=inputs.old,

@@ -51,11 +51,10 @@ class Stepper:
         self.optimizer = optimiser(model, plan)
         self.average = MovingAverage(model, plan.ema) if plan.ema else None
         self._weigh(train)
-        self.network: nn.Module = torch.compile(model) if plan.compile else model  # type: ignore[assignment]
+        self.network: nn.Module = torch.compile(model) if plan.compile else model  # type: ignore[assignment]  # a module, typed as a function
         if here.size > 1:
-            self.network = DistributedDataParallel(
-                self.network, device_ids=[here.device] if here.device.type == "cuda" else None
-            )
+            ids = [here.device] if here.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)  # constants
         self.step, self.learning_rate = 0, 0.0
         self.rate = matrix_rate(here.device, torch.bfloat16 if plan.precision == "bfloat16" else torch.float32)
         self.flops = self._flops()
@@ -242,6 +241,4 @@ def _cells(train: Arrays) -> np.ndarray:
 
 
 def _sampler(train: Arrays, plan: TrainingPlan, old: int) -> Sampler:
-    new = len(train.labels) - old
-    cells = None if train.balance is None else train.balance[:new]
-    return Sampler(new, plan.seed, cells, old, plan.rehearsal.share if old else 0.0)
+    return Sampler(len(train.labels) - old, plan.seed, train.balance, old, plan.rehearsal.share if old else 0.0)

@@ -11,7 +11,7 @@ from xvision.recipe import TrainingPlan
 from xvision.training.batches import Batches, precision
 from xvision.training.objectives import example_losses
 from xvision.training.record import Arrays, Validation
-from xvision.training.scores import Auroc, auroc
+from xvision.training.scores import area
 from xvision.training.world import World
 
 _PLAIN = TrainingPlan()
@@ -26,9 +26,9 @@ def validate(model: LlmImageClassifier, arrays: Arrays, plan: TrainingPlan, worl
     loss = float(example_losses(torch.from_numpy(logits), torch.from_numpy(arrays.labels), _PLAIN).mean())
     if not np.isfinite(logits).all():
         return Validation(None, "not finite", 0.0, loss)
-    area = _area(logits, arrays.labels)
+    found = area(logits, arrays.labels)
     right = (logits > 0) == arrays.labels if arrays.labels.ndim == 2 else logits.argmax(axis=1) == arrays.labels
-    return Validation(area.value, area.reason, float(np.mean(right)), loss, _worst_group(logits, arrays))
+    return Validation(found.value, found.reason, float(np.mean(right)), loss, _worst_group(logits, arrays))
 
 
 @torch.inference_mode()
@@ -52,27 +52,11 @@ def predict(model: LlmImageClassifier, arrays: Arrays, plan: TrainingPlan, world
     return found
 
 
-def _area(logits: np.ndarray, labels: np.ndarray) -> Auroc:
-    """AUROC of class probabilities, or the mean over the findings in which it can be estimated."""
-    values = torch.from_numpy(logits)
-    if labels.ndim == 1:
-        return auroc(values.softmax(dim=1).numpy(), labels)
-    chances = values.sigmoid().numpy()
-    areas = [
-        auroc(
-            np.stack((1 - chances[:, finding], chances[:, finding]), axis=1), labels[:, finding].astype(np.int64)
-        ).value
-        for finding in range(labels.shape[1])
-    ]
-    known = [area for area in areas if area is not None]
-    return Auroc(float(np.mean(known))) if known else Auroc(None, "no finding has both present and absent images")
-
-
 def _worst_group(logits: np.ndarray, arrays: Arrays) -> float | None:
     if arrays.groups is None:
         return None
-    areas = [_area(logits[members], arrays.labels[members]).value for members in _members(arrays.groups)]
-    return min((area for area in areas if area is not None), default=None)
+    areas = [area(logits[members], arrays.labels[members]).value for members in _members(arrays.groups)]
+    return min((value for value in areas if value is not None), default=None)
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:

@@ -121,7 +121,7 @@ def _read(path: Path) -> onnx.ModelProto:
     """The file without the weights that lie beside it."""
     require("onnx", "onnxruntime")
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Give an ONNX file.")
@@ -218,8 +218,8 @@ def _description(document: onnx.ModelProto) -> str | None:
 
 def _opened(path: str) -> Any:
     """A function from pixels to outputs."""
-    import onnxruntime  # type: ignore[import-untyped]
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[import-untyped]
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters is raised
