@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 
@@ -16,19 +16,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
+from xvision.models.base import ModuleClassifier, hash_weights, two_sided
 from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
 from xvision.models.llm.text import NOTHING, TextVocabulary
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
-from xvision.models.protocols import Access, Attention, InputSpec, Task
+from xvision.models.protocols import Access, Attention, InputSpec
 from xvision.models.tokens import Layout, layout_of, token_map
 
 # Facts of the saving, not of the model: the same weights saved twice keep their fingerprint.
 _VOLATILE = frozenset({"transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path"})
 
 
-class HuggingFaceClassifier:
+class HuggingFaceClassifier(ModuleClassifier):
     """Any ``AutoModelForImageClassification`` with its preprocessing; a Classifier and an EmbeddingClassifier.
 
     The module is taken over: evaluation mode, parameters frozen, float32. A head with one output z, read as the
@@ -36,7 +37,6 @@ class HuggingFaceClassifier:
     """
 
     access: Access = "white-box"
-    bounds: tuple[float, float] = (0.0, 1.0)
 
     def __init__(
         self, module: PreTrainedModel, preprocessing: Preprocessing, *, source: str, notes: tuple[str, ...] = ()
@@ -49,19 +49,12 @@ class HuggingFaceClassifier:
         self._text: torch.Tensor | None = None
 
     @property
-    def task(self) -> Task:
-        if _is_multilabel(self.module, self._outputs):
-            return "multilabel"
-        return "binary" if len(self.classes) == 2 else "multiclass"
+    def multilabel(self) -> bool:
+        return _is_multilabel(self.module, self._outputs)
 
     @property
     def input(self) -> InputSpec:
         return self.preprocessing.input
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.module.device
-        return device
 
     @property
     def fingerprint(self) -> str:
@@ -74,13 +67,7 @@ class HuggingFaceClassifier:
         config = self.module.config
         text = getattr(config, "text_config", None) if isinstance(self.module, LlmImageClassifier) else None
         body = text or getattr(config, "vision_config", config)
-        facts: dict[str, str | int] = {
-            "architecture": type(self.module).__name__,
-            "backbone": str(body.model_type),
-            "input": " × ".join(map(str, (self.input.channels, self.input.height, self.input.width))),
-            "parameters": sum(weights.numel() for weights in self.module.parameters()),
-            "source": self._source,
-        }
+        facts = {**self._facts(type(self.module).__name__, self._source), "backbone": str(body.model_type)}
         if isinstance(getattr(body, "num_hidden_layers", None), int):
             facts["layers"] = body.num_hidden_layers
         notes = (*self.preprocessing.notes, *self._notes, *_label_notes(self.classes), *_text_notes(self.module))
@@ -88,7 +75,7 @@ class HuggingFaceClassifier:
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) in float32 for pixels (B, C, H, W) in [0, 1]; raises ModelError for another shape."""
-        return _two_sided(self._passed(pixels).logits)
+        return two_sided(self._passed(pixels).logits)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the last linear layer reads (B, D): after the final normalisation and pooling, before the head."""
@@ -120,17 +107,6 @@ class HuggingFaceClassifier:
         """How many of the texts have more tokens than the model reads: it reads their beginning only."""
         return _vocabulary(self.module).encode(texts).cut
 
-    def randomised(self, seed: int) -> HuggingFaceClassifier:
-        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
-        twin = copy(self)
-        twin.module = deepcopy(self.module)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weights in twin.module.parameters():
-                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
-                weights.copy_(weights.flatten()[order].view_as(weights))
-        return twin
-
     def _bind(self, text: torch.Tensor) -> None:
         self._text = text
 
@@ -138,7 +114,7 @@ class HuggingFaceClassifier:
         asked: dict[str, Any] = {"output_attentions": True} if attentions else {}
         if self._text is not None:
             asked["text"] = self._expanded(self._text, len(pixels))
-        return self.module(pixel_values=self._normalised(pixels), **asked)
+        return self.module(pixel_values=self.preprocessing.normalise(self._checked(pixels)), **asked)
 
     def _expanded(self, text: torch.Tensor, images: int) -> torch.Tensor:
         if len(text) not in (1, images):
@@ -146,15 +122,6 @@ class HuggingFaceClassifier:
                 f"{len(text)} texts are bound but there are {images} images: bind one text for all of them, or one each."
             )
         return text.expand(images, -1)
-
-    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        spec = self.input
-        expected = (spec.channels, spec.height, spec.width)
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-            raise ModelError(
-                f"The pixels have shape {tuple(pixels.shape)}; this model takes (B, {', '.join(map(str, expected))})."
-            )
-        return self.preprocessing.normalise(pixels.float())
 
 
 class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
@@ -186,7 +153,7 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
             output = self._passed(start, attentions=True)
         weights = tuple(layer.float() for layer in output.attentions or ())
         self._check(weights)
-        return Attention(weights, _two_sided(output.logits), self._tokens)
+        return Attention(weights, two_sided(output.logits), self._tokens)
 
     def _bind(self, text: torch.Tensor) -> None:
         super()._bind(text)
@@ -233,9 +200,7 @@ def fingerprint(module: PreTrainedModel, preprocessing: Preprocessing) -> str:
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     if isinstance(module, LlmImageClassifier) and module.vocabulary is not None:
         digest.update(module.vocabulary.content.encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    hash_weights(digest, module)
     return digest.hexdigest()
 
 
@@ -245,11 +210,6 @@ def _lasting(value: Any) -> Any:
         kept = {str(key): _lasting(item) for key, item in value.items()}
         return {key: item for key, item in kept.items() if key not in _VOLATILE and not key.startswith("_")}
     return [_lasting(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _two_sided(logits: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()
-    return torch.cat((torch.zeros_like(logits), logits), dim=1) if logits.shape[1] == 1 else logits
 
 
 @torch.no_grad()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import nn
 
 from xvision.errors import ModelError
+from xvision.models.base import ModuleClassifier, hash_weights, two_sided
 from xvision.models.loading import DAMAGE, reason
-from xvision.models.protocols import Access, InputSpec, Task
+from xvision.models.protocols import Access, InputSpec
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,12 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-class NetworkClassifier:
+class NetworkClassifier(ModuleClassifier):
     """A Classifier around ``module``, which takes pixels (B, C, H, W) in [0, 1] and gives outputs (B, K).
 
     One output z, read as the log-odds of its class, becomes the two logits (0, z). Access is white-box where gradients
     reach the pixels of a test image, else black-box.
     """
-
-    bounds: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, module: nn.Module, facts: Facts, device: torch.device) -> None:
         self.module, self.facts, self._device = module, facts, device
@@ -49,10 +45,8 @@ class NetworkClassifier:
         self.access = self._probed()
 
     @property
-    def task(self) -> Task:
-        if self.facts.multilabel:
-            return "multilabel"
-        return "binary" if len(self.classes) == 2 else "multiclass"
+    def multilabel(self) -> bool:
+        return self.facts.multilabel
 
     @property
     def input(self) -> InputSpec:
@@ -67,46 +61,18 @@ class NetworkClassifier:
         """SHA-256 over every weight, the structure, the classes and the input, as they are now."""
         facts = self.facts
         digest = hashlib.sha256(repr((facts.structure, facts.classes, facts.multilabel, facts.input)).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_weights(digest, self.module)
         return digest.hexdigest()
 
     @property
     def description(self) -> dict[str, str | int]:
         """Facts for the report: architecture, input, parameters, source and what was assumed."""
-        spec = self.input
-        facts: dict[str, str | int] = {
-            "architecture": self.facts.architecture,
-            "input": " × ".join(map(str, (spec.channels, spec.height, spec.width))),
-            "parameters": sum(weights.numel() for weights in self.module.parameters()),
-            "source": self.facts.source,
-        }
+        facts = self._facts(self.facts.architecture, self.facts.source)
         return {**facts, "notes": "; ".join(self.facts.notes)} if self.facts.notes else facts
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) in float32 for pixels (B, C, H, W) in [0, 1]; raises ModelError for another shape."""
-        spec = self.input
-        expected = (spec.channels, spec.height, spec.width)
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-            raise ModelError(
-                f"The pixels have shape {tuple(pixels.shape)}; this model takes (B, {', '.join(map(str, expected))})."
-            )
-        outputs = self._run(pixels.float()).float()
-        return torch.cat((torch.zeros_like(outputs), outputs), dim=1) if outputs.shape[1] == 1 else outputs
-
-    def randomised(self, seed: int) -> Self:
-        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
-        twin = copy(self)
-        with warnings.catch_warnings():  # copying an exported program meets torch's own deprecations
-            warnings.simplefilter("ignore", FutureWarning)
-            twin.module = deepcopy(self.module)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weights in twin.module.parameters():
-                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
-                weights.copy_(weights.flatten()[order].view_as(weights))
-        return twin
+        return two_sided(self._run(self._checked(pixels)))
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.module(pixels)
@@ -149,6 +115,6 @@ def _reaches(outputs: torch.Tensor, pixels: torch.Tensor) -> bool:
     return gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any())
 
 
-def two_sided(names: tuple[str, ...], outputs: int) -> tuple[str, ...]:
+def two_sided_names(names: tuple[str, ...], outputs: int) -> tuple[str, ...]:
     """The classes of the logits: one output named X, which is the log-odds of X, means "not X" and X."""
     return (f"not {names[0]}", names[0]) if outputs == 1 and len(names) == 1 else names

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from xvision.errors import ModelError
-from xvision.models.network import two_sided
+from xvision.models.network import two_sided_names
 from xvision.models.protocols import Access, InputSpec, Task
 
 SMALLEST = 1e-12
@@ -116,7 +116,7 @@ def load_predictions(path: Path) -> PredictionsClassifier:
     values = np.array(
         [[_probability(row[place], header[place], number, path) for place in places] for number, row in rows]
     )
-    classes = two_sided(tuple(chosen.values()), len(places))
+    classes = two_sided_names(tuple(chosen.values()), len(places))
     if len(classes) > len(places):
         values = np.concatenate((1.0 - values, values), axis=1)
     if not together or len(places) == 1:

@@ -13,7 +13,7 @@ from torch import nn
 
 from xvision.errors import ModelError
 from xvision.models.loading import DAMAGE, reason
-from xvision.models.network import Facts, NetworkClassifier, two_sided
+from xvision.models.network import Facts, NetworkClassifier, two_sided_names
 from xvision.models.preprocessing import Preprocessing
 from xvision.models.protocols import InputSpec
 
@@ -69,7 +69,7 @@ def load_timm(folder: Path, config: dict[str, Any], device: torch.device, *, sou
     network = _built(folder, str(config["architecture"]), arguments)
     _load(network, folder)
     names, notes = _classes(folder, config)
-    classes = two_sided(names, len(names))
+    classes = two_sided_names(names, len(names))
     structure = json.dumps([config["architecture"], arguments, preprocessing.mean, preprocessing.std], sort_keys=True)
     facts = Facts(
         classes,

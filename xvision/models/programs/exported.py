@@ -18,7 +18,7 @@ from xvision import codec
 from xvision.errors import ModelError
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
-from xvision.models.network import Facts, NetworkClassifier, two_sided
+from xvision.models.network import Facts, NetworkClassifier, two_sided_names
 from xvision.models.preprocessing import Preprocessing
 from xvision.models.programs.archive import Archive, open_archive
 from xvision.models.programs.card import Card, card_of, input_of
@@ -158,7 +158,7 @@ def _classifier(
     archive: Archive, card: Card, device: torch.device, source: str, notes: tuple[str, ...]
 ) -> ExportedClassifier:
     program = archive.program
-    classes = two_sided(card.classes, program.outputs)
+    classes = two_sided_names(card.classes, program.outputs)
     if len(classes) != max(program.outputs, 2) or len(set(classes)) != len(classes):
         raise ModelError(
             f"{source} has {program.outputs} outputs but the classes are {list(card.classes)}: "

@@ -16,7 +16,7 @@ from torch import nn
 
 from xvision.errors import MissingExtra, ModelError
 from xvision.models.loading import reason
-from xvision.models.network import Facts, NetworkClassifier, two_sided
+from xvision.models.network import Facts, NetworkClassifier, two_sided_names
 from xvision.models.programs.card import card_of, input_of
 from xvision.store import sha256
 
@@ -96,7 +96,7 @@ def load_onnx(path: Path, device: torch.device) -> OnnxClassifier:
     _refuse_operators(path, document)
     shape = _shape(path, document)
     card, notes = card_of(path, _description(document), shape.outputs)
-    classes = two_sided(card.classes, shape.outputs)
+    classes = two_sided_names(card.classes, shape.outputs)
     if len(classes) != max(shape.outputs, 2) or len(set(classes)) != len(classes):
         raise ModelError(
             f"{path} has {shape.outputs} outputs but the classes are {list(card.classes)}: give one different name for each output."

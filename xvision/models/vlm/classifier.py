@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from copy import copy, deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -14,11 +13,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from xvision.config import PromptPlan
 from xvision.errors import ConfigError, ModelError
+from xvision.models.base import ModuleClassifier
 from xvision.models.folder import read_config
 from xvision.models.huggingface import fingerprint
 from xvision.models.loading import DAMAGE, check_model_type, load_weights, reason
 from xvision.models.preprocessing import Preprocessing
-from xvision.models.protocols import Access, InputSpec, Task
+from xvision.models.protocols import Access, InputSpec
 from xvision.models.vlm.families import ImageFamily, family_of, image_token_count, preprocessing_for
 from xvision.models.vlm.prompts import read_question
 from xvision.models.vlm.scoring import normalise, score_naive, score_shared, unpadded
@@ -38,15 +38,13 @@ class Loading(NamedTuple):
     access: Access
 
 
-class VlmClassifier:
+class VlmClassifier(ModuleClassifier):
     """A vision-language model asked one question; a Classifier, an EmbeddingClassifier and a RandomisableClassifier.
 
     Logits are label scores (log-probabilities of the words, normalised as the plan says) over the temperature; their
     softmax is a distribution over the given labels only and is not calibrated. The module is taken over: evaluation
     mode, parameters frozen, float32.
     """
-
-    bounds: tuple[float, float] = (0.0, 1.0)
 
     def __init__(
         self, module: PreTrainedModel, preprocessing: Preprocessing, family: ImageFamily, asked: Asked,
@@ -60,17 +58,8 @@ class VlmClassifier:
         self._prior = self._without_content() if plan.normalise == "pmi" else None
 
     @property
-    def task(self) -> Task:
-        return "binary" if len(self.classes) == 2 else "multiclass"
-
-    @property
     def input(self) -> InputSpec:
         return self.preprocessing.input
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.module.device
-        return device
 
     @property
     def fingerprint(self) -> str:
@@ -85,12 +74,9 @@ class VlmClassifier:
     def description(self) -> dict[str, str | int]:
         """Facts for the report: architecture, backbone, parameters, source, the prompt and how it was scored."""
         text = self.module.config.get_text_config()
-        facts: dict[str, str | int] = {
-            "architecture": type(self.module).__name__,
+        facts = {
+            **self._facts(type(self.module).__name__, self._source),
             "backbone": str(text.model_type),
-            "input": " × ".join(map(str, (self.input.channels, self.input.height, self.input.width))),
-            "parameters": sum(weights.numel() for weights in self.module.parameters()),
-            "source": self._source,
             "prompt": self.asked.text,
             "labels": "; ".join(f"{name}: {words.strip()}" for name, words in self.plan.labels.items()),
         }
@@ -105,13 +91,13 @@ class VlmClassifier:
 
     def scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """Log-probabilities (B, K) of the label words, before normalisation and temperature."""
-        seen = self._normalised(pixels)
+        seen = self.preprocessing.normalise(self._checked(pixels))
         prompt = unpadded(self.asked.tokens, len(seen), seen.device)
         return score_shared(self.module, self.family, seen, prompt, self.asked.tails)
 
     def naive_scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """The same by a full pass for every label, as a check; K times the work."""
-        seen = self._normalised(pixels)
+        seen = self.preprocessing.normalise(self._checked(pixels))
         tokens = unpadded(self.asked.tokens, len(seen), seen.device).tokens
         return score_naive(self.module, self.family, seen, tokens, self.asked.tails)
 
@@ -126,15 +112,8 @@ class VlmClassifier:
             hook.remove()
         return seen[0][:, -1].float()
 
-    def randomised(self, seed: int) -> VlmClassifier:
-        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
-        twin = copy(self)
-        twin.module = deepcopy(self.module)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weights in twin.module.parameters():
-                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
-                weights.copy_(weights.flatten()[order].view_as(weights))
+    def randomised(self, seed: int) -> Self:
+        twin = super().randomised(seed)
         twin._prior = twin._without_content() if self.plan.normalise == "pmi" else None
         return twin
 
@@ -145,15 +124,6 @@ class VlmClassifier:
     @torch.no_grad()
     def _without_content(self) -> torch.Tensor:
         return self.scores(content_free(self.preprocessing).to(self.device)).mean(0)
-
-    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        spec = self.input
-        expected = (spec.channels, spec.height, spec.width)
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-            raise ModelError(
-                f"The pixels have shape {tuple(pixels.shape)}; this model takes (B, {', '.join(map(str, expected))})."
-            )
-        return self.preprocessing.normalise(pixels.float())
 
 
 def is_vlm(config_class: type) -> bool:

@@ -1,0 +1,87 @@
+"""What every classifier around a torch module has in common."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from copy import copy, deepcopy
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from xvision.errors import ModelError
+from xvision.models.protocols import InputSpec, Task
+
+
+class ModuleClassifier:
+    """Classes, an input and a module; a subclass says how pixels become logits. A RandomisableClassifier."""
+
+    bounds: tuple[float, float] = (0.0, 1.0)
+    classes: tuple[str, ...]
+    module: Any
+    """A torch module; what else it is, a subclass knows."""
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether every class is a finding of its own."""
+        return False
+
+    @property
+    def task(self) -> Task:
+        if self.multilabel:
+            return "multilabel"
+        return "binary" if len(self.classes) == 2 else "multiclass"
+
+    @property
+    def input(self) -> InputSpec:
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.module.device
+        return device
+
+    def randomised(self, seed: int) -> Self:
+        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
+        twin = copy(self)
+        with warnings.catch_warnings():  # copying an exported program meets torch's own deprecations
+            warnings.simplefilter("ignore", FutureWarning)
+            twin.module = deepcopy(self.module)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weights in twin.module.parameters():
+                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
+                weights.copy_(weights.flatten()[order].view_as(weights))
+        return twin
+
+    def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in float32; ModelError for a shape that the model does not take."""
+        expected = (self.input.channels, self.input.height, self.input.width)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+            raise ModelError(
+                f"The pixels have shape {tuple(pixels.shape)}; this model takes (B, {', '.join(map(str, expected))})."
+            )
+        return pixels.float()
+
+    def _facts(self, architecture: str, source: str) -> dict[str, str | int]:
+        """What the report says of any of them."""
+        return {
+            "architecture": architecture,
+            "input": " × ".join(map(str, (self.input.channels, self.input.height, self.input.width))),
+            "parameters": sum(weights.numel() for weights in self.module.parameters()),
+            "source": source,
+        }
+
+
+def hash_weights(digest: hashlib._Hash, module: nn.Module) -> None:
+    """Adds name, type, shape and value of every weight and buffer."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def two_sided(logits: torch.Tensor) -> torch.Tensor:
+    """(B, K) float32; one output z, read as the log-odds of its class, becomes the two logits (0, z)."""
+    logits = logits.float()
+    return torch.cat((torch.zeros_like(logits), logits), dim=1) if logits.shape[1] == 1 else logits
