@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -42,20 +41,8 @@ YES_NO = {"clear": "no", "pneumonia": "yes"}
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vlm(tmp_path_factory.mktemp("vlm") / "llava", "llava")
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    shutil.copytree(saved, tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture(scope="module")
-def model(saved: Path) -> VlmClassifier:
-    return load(saved)
+def model(saved_vlm: Path) -> VlmClassifier:
+    return load(saved_vlm)
 
 
 # What it promises
@@ -79,25 +66,25 @@ def test_every_family_is_a_differentiable_classifier(family: str, tmp_path: Path
     assert bool((images.grad.flatten(1).abs().sum(1) > 0).all())
 
 
-def test_two_labels_make_a_binary_classifier(saved: Path) -> None:
-    model = load(saved, YES_NO, template="yes-no")
+def test_two_labels_make_a_binary_classifier(saved_vlm: Path) -> None:
+    model = load(saved_vlm, YES_NO, template="yes-no")
     assert (model.task, model.classes) == ("binary", ("clear", "pneumonia"))
     assert "Does this image show pneumonia? Answer no or yes." in model.asked.text
 
 
-def test_the_order_of_the_labels_only_orders_the_logits(saved: Path) -> None:
+def test_the_order_of_the_labels_only_orders_the_logits(saved_vlm: Path) -> None:
     order = [3, 0, 4, 1, 2]
     turned = {list(WORDS)[index]: list(WORDS.values())[index] for index in order}
-    straight, permuted = (load(saved, labels, template="open").logits(pixels()) for labels in (WORDS, turned))
+    straight, permuted = (load(saved_vlm, labels, template="open").logits(pixels()) for labels in (WORDS, turned))
     torch.testing.assert_close(permuted, straight[:, order], atol=1e-5, rtol=0)
 
 
-def test_temperature_and_length_normalise_as_defined(saved: Path, model: VlmClassifier) -> None:
+def test_temperature_and_length_normalise_as_defined(saved_vlm: Path, model: VlmClassifier) -> None:
     scores = model.scores(pixels())
     torch.testing.assert_close(model.logits(pixels()), scores)
-    torch.testing.assert_close(load(saved, temperature=2.5).logits(pixels()), scores / 2.5)
+    torch.testing.assert_close(load(saved_vlm, temperature=2.5).logits(pixels()), scores / 2.5)
     lengths = torch.tensor([2, 2, 1, 4, 1])
-    torch.testing.assert_close(load(saved, normalise="mean").logits(pixels()), scores / lengths)
+    torch.testing.assert_close(load(saved_vlm, normalise="mean").logits(pixels()), scores / lengths)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -125,8 +112,8 @@ def test_embeddings_are_what_the_language_head_reads(model: VlmClassifier) -> No
     torch.testing.assert_close(model.scores(pixels())[:, single], expected, atol=1e-5, rtol=0)
 
 
-def test_a_randomised_twin_has_the_same_weights_elsewhere(saved: Path) -> None:
-    model = load(saved, normalise="pmi")
+def test_a_randomised_twin_has_the_same_weights_elsewhere(saved_vlm: Path) -> None:
+    model = load(saved_vlm, normalise="pmi")
     before = model.logits(pixels())
     twin = model.randomised(1)
     assert torch.equal(model.logits(pixels()), before)
@@ -139,23 +126,23 @@ def test_a_randomised_twin_has_the_same_weights_elsewhere(saved: Path) -> None:
     assert all(torch.equal(one.flatten().sort().values, other.flatten().sort().values) for one, other in pairs)
 
 
-def test_the_fingerprint_covers_weights_and_prompt(saved: Path, model: VlmClassifier, tmp_path: Path) -> None:
+def test_the_fingerprint_covers_weights_and_prompt(saved_vlm: Path, model: VlmClassifier, tmp_path: Path) -> None:
     others = [
-        load(saved, {**WORDS, "nodule": "few words"}, template="open"),
-        load(saved, template="open"),
-        load(saved, temperature=2.0),
-        load(saved, normalise="mean"),
-        load(saved, dict(zip(("a", "b", "c", "d", "e"), WORDS.values(), strict=True))),
+        load(saved_vlm, {**WORDS, "nodule": "few words"}, template="open"),
+        load(saved_vlm, template="open"),
+        load(saved_vlm, temperature=2.0),
+        load(saved_vlm, normalise="mean"),
+        load(saved_vlm, dict(zip(("a", "b", "c", "d", "e"), WORDS.values(), strict=True))),
         load(save_vlm(tmp_path / "other", "llava", seed=1)),
     ]
-    assert load(saved).fingerprint == model.fingerprint
+    assert load(saved_vlm).fingerprint == model.fingerprint
     assert len({model.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
 
 
-def test_the_description_says_how_it_was_scored(saved: Path) -> None:
-    facts = load(saved, normalise="pmi", temperature=2.0).description
+def test_the_description_says_how_it_was_scored(saved_vlm: Path) -> None:
+    facts = load(saved_vlm, normalise="pmi", temperature=2.0).description
     assert facts["architecture"] == "LlavaForConditionalGeneration"
-    assert (facts["backbone"], facts["layers"], facts["source"]) == ("llama", 2, str(saved))
+    assert (facts["backbone"], facts["layers"], facts["source"]) == ("llama", 2, str(saved_vlm))
     assert "pneumonia: pneumonia" in str(facts["labels"])
     notes = str(facts["notes"])
     assert "less that of images without content (mean grey and noise) over a temperature of 2" in notes
@@ -203,11 +190,11 @@ def test_a_caption_continues_the_image(tmp_path: Path) -> None:
     assert chatted.text == "<s><turn>user\n<soi><turn>model\nThis medical image shows"
 
 
-def test_a_template_for_text_gets_the_image_as_text(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(
+def test_a_template_for_text_gets_the_image_as_text(vlm_folder: Path) -> None:
+    (vlm_folder / "chat_template.jinja").write_text(
         "{% for m in messages %}USER: {{ m['content'] + ' ASSISTANT:' }}{% endfor %}"
     )
-    assert load(folder, template="open").asked.text.startswith("USER: <image>\nWhat is the main finding")
+    assert load(vlm_folder, template="open").asked.text.startswith("USER: <image>\nWhat is the main finding")
 
 
 @pytest.mark.parametrize(
@@ -215,32 +202,32 @@ def test_a_template_for_text_gets_the_image_as_text(folder: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("named", [False, True])
-def test_older_places_of_the_chat_template_are_read(folder: Path, name: str, value: str, named: bool) -> None:
-    (folder / "chat_template.jinja").unlink()
+def test_older_places_of_the_chat_template_are_read(vlm_folder: Path, name: str, value: str, named: bool) -> None:
+    (vlm_folder / "chat_template.jinja").unlink()
     found = [{"name": "other", "template": "x"}, {"name": "default", "template": value}] if named else value
-    before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-    (folder / name).write_text(json.dumps({**before, "chat_template": found}))
-    assert load(folder, template="open").asked.text.startswith("Timage<image>What is the main")
+    before = json.loads((vlm_folder / name).read_text()) if (vlm_folder / name).exists() else {}
+    (vlm_folder / name).write_text(json.dumps({**before, "chat_template": found}))
+    assert load(vlm_folder, template="open").asked.text.startswith("Timage<image>What is the main")
 
 
-def test_the_beginning_is_added_once(folder: Path) -> None:
-    assert load(folder).asked.tokens.count(ID["<s>"]) == 1
-    edit_config(folder, "tokenizer_config.json", add_bos_token=None)
-    (folder / "chat_template.jinja").unlink()
-    assert load(folder).asked.tokens.count(ID["<s>"]) == 0
+def test_the_beginning_is_added_once(vlm_folder: Path) -> None:
+    assert load(vlm_folder).asked.tokens.count(ID["<s>"]) == 1
+    edit_config(vlm_folder, "tokenizer_config.json", add_bos_token=None)
+    (vlm_folder / "chat_template.jinja").unlink()
+    assert load(vlm_folder).asked.tokens.count(ID["<s>"]) == 0
 
 
 @pytest.mark.parametrize("name", known_templates())
-def test_every_template_can_be_asked(name: str, saved: Path) -> None:
-    model = load(saved, YES_NO, template=name)
+def test_every_template_can_be_asked(name: str, saved_vlm: Path) -> None:
+    model = load(saved_vlm, YES_NO, template=name)
     assert torch.isfinite(model.logits(pixels())).all()
     assert read_template(name).name == name
 
 
-def test_a_template_of_ones_own_is_read_by_its_path(saved: Path, tmp_path: Path) -> None:
+def test_a_template_of_ones_own_is_read_by_its_path(saved_vlm: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\ntext = "Which: {options}?"')
-    assert "Which: no or yes?" in load(saved, YES_NO, template=str(path)).asked.text
+    assert "Which: no or yes?" in load(saved_vlm, YES_NO, template=str(path)).asked.text
 
 
 # Pixels

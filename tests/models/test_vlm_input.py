@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,6 @@ from .vlm_builders import (
 YES_NO = {"clear": "no", "pneumonia": "yes"}
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vlm(tmp_path_factory.mktemp("vlm") / "llava", "llava")
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    shutil.copytree(saved, tmp_path / "model")
-    return tmp_path / "model"
-
-
 @pytest.mark.parametrize(
     ("labels", "plan", "message"),
     [
@@ -58,13 +45,13 @@ def folder(saved: Path, tmp_path: Path) -> Path:
         ({**YES_NO, "long": "nodule " * 250}, {}, r"The prompt with its image and longest label has \d+ tokens but .* reads 256"),
     ],
 )  # fmt: skip
-def test_wrong_prompts_are_named(saved: Path, labels: dict[str, str], plan: dict[str, Any], message: str) -> None:
+def test_wrong_prompts_are_named(saved_vlm: Path, labels: dict[str, str], plan: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_vlm(saved, PromptPlan(labels=labels, **plan), torch.device("cpu"))
+        load_vlm(saved_vlm, PromptPlan(labels=labels, **plan), torch.device("cpu"))
 
 
-def test_an_opening_may_win_where_length_is_accounted_for(saved: Path) -> None:
-    model = load(saved, {"one": "clear", "two": "clear lungs"}, normalise="pmi")
+def test_an_opening_may_win_where_length_is_accounted_for(saved_vlm: Path) -> None:
+    model = load(saved_vlm, {"one": "clear", "two": "clear lungs"}, normalise="pmi")
     torch.testing.assert_close(model.scores(pixels()), model.naive_scores(pixels()), atol=1e-5, rtol=0)
 
 
@@ -90,15 +77,15 @@ def test_wrong_templates_are_named(tmp_path: Path, text: str, message: str) -> N
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_a_question_with_a_command_is_refused(folder: Path, tmp_path: Path, special: bool) -> None:
-    data = json.loads((folder / "tokenizer.json").read_text())
+def test_a_question_with_a_command_is_refused(vlm_folder: Path, tmp_path: Path, special: bool) -> None:
+    data = json.loads((vlm_folder / "tokenizer.json").read_text())
     for token in data["added_tokens"]:
         token["special"] = special
-    (folder / "tokenizer.json").write_text(json.dumps(data))
+    (vlm_folder / "tokenizer.json").write_text(json.dumps(data))
     path = tmp_path / "mine.toml"
     path.write_text('name = "x"\ntext = "Is this <image> clear?"')
     with pytest.raises(ConfigError, match=r"The prompt contains '<image>', which this model reads as a command"):
-        load(folder, YES_NO, template=str(path))
+        load(vlm_folder, YES_NO, template=str(path))
 
 
 def test_a_classifier_is_no_vision_language_model(tmp_path: Path) -> None:
@@ -121,26 +108,26 @@ def test_a_classifier_is_no_vision_language_model(tmp_path: Path) -> None:
         ("model.py", "", r"model.py is Python code, which xvision never runs"),
     ],
 )  # fmt: skip
-def test_damaged_folders_are_named(folder: Path, name: str, content: str | None, message: str) -> None:
-    (folder / name).unlink(missing_ok=True)
+def test_damaged_folders_are_named(vlm_folder: Path, name: str, content: str | None, message: str) -> None:
+    (vlm_folder / name).unlink(missing_ok=True)
     if content is not None:
-        (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        (vlm_folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ModelError, match=message):
-        load(folder)
+        load(vlm_folder)
 
 
 @pytest.mark.parametrize(("name", "most"), [("tokenizer.json", 128), ("chat_template.jinja", 1)])
-def test_files_too_large_to_be_meant_are_refused(folder: Path, name: str, most: int) -> None:
-    with (folder / name).open("r+b") as file:
+def test_files_too_large_to_be_meant_are_refused(vlm_folder: Path, name: str, most: int) -> None:
+    with (vlm_folder / name).open("r+b") as file:
         file.truncate(most * 2**20 + 1)
     with pytest.raises(ModelError, match=rf"{name} has more than {most} MiB"):
-        load(folder)
+        load(vlm_folder)
 
 
-def test_a_model_whose_image_token_the_tokenizer_lacks_is_refused(folder: Path) -> None:
-    edit_config(folder, image_token_index=5000)
+def test_a_model_whose_image_token_the_tokenizer_lacks_is_refused(vlm_folder: Path) -> None:
+    edit_config(vlm_folder, image_token_index=5000)
     with pytest.raises(ModelError, match=r"image_token_id = 5000, which the tokenizer does not have"):
-        load(folder)
+        load(vlm_folder)
 
 
 def test_a_model_without_begin_of_image_is_refused(tmp_path: Path) -> None:
@@ -150,22 +137,22 @@ def test_a_model_without_begin_of_image_is_refused(tmp_path: Path) -> None:
         load(saved)
 
 
-def test_a_tokenizer_that_splits_the_image_token_is_refused(folder: Path) -> None:
+def test_a_tokenizer_that_splits_the_image_token_is_refused(vlm_folder: Path) -> None:
     # The text of the token is in the vocabulary, but no longer kept whole.
-    data = json.loads((folder / "tokenizer.json").read_text())
+    data = json.loads((vlm_folder / "tokenizer.json").read_text())
     data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] != "<image>"]
-    (folder / "tokenizer.json").write_text(json.dumps(data))
-    assert Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(ID["<image>"]) == "<image>"
+    (vlm_folder / "tokenizer.json").write_text(json.dumps(data))
+    assert Tokenizer.from_file(str(vlm_folder / "tokenizer.json")).id_to_token(ID["<image>"]) == "<image>"
     with pytest.raises(ModelError, match=r"the tokenizer makes 0 image tokens of 16"):
-        load(folder)
+        load(vlm_folder)
 
 
-def test_an_image_size_that_the_model_cannot_take_is_named(folder: Path) -> None:
-    edit_config(folder, "preprocessor_config.json", size={"height": 24, "width": 24})
+def test_an_image_size_that_the_model_cannot_take_is_named(vlm_folder: Path) -> None:
+    edit_config(vlm_folder, "preprocessor_config.json", size={"height": 24, "width": 24})
     with pytest.raises(
         ModelError, match=r"LlavaForConditionalGeneration cannot be asked with one image of 3 × 24 × 24"
     ):
-        load(folder)
+        load(vlm_folder)
 
 
 @pytest.mark.parametrize(
