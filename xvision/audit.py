@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from xvision.config import DecisionPlan
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
+from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.methods.intervals import Estimate, bootstrap
 from xvision.models.predictions import PredictionsClassifier
@@ -256,3 +258,21 @@ def prediction_table(audit: Audit) -> pd.DataFrame:
 def _logits(batch: Batch) -> Rows:
     with torch.inference_mode():
         return {"logits": batch.model.logits(batch.pixels).cpu().numpy()}
+
+
+def deployed_decision(model: Classifier, plan: DecisionPlan) -> Decision:
+    """The decision that a plan declares; undeclared parts take the usual convention and are marked so.
+
+    Raises ConfigError for a class or a threshold that does not fit the model.
+    """
+    if plan.positive is not None and plan.positive not in model.classes:
+        raise ConfigError(
+            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, model.classes)}"
+        )
+    if len(model.classes) > 2:
+        if plan.threshold is not None:
+            raise ConfigError(f"decision.threshold is for two classes; this model has {len(model.classes)}. Remove it.")
+        return Decision(None, None, True)
+    positive = 1 if plan.positive is None else model.classes.index(plan.positive)
+    declared = plan.positive is not None and plan.threshold is not None
+    return Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xvision import codec, provenance
-from xvision.audit import Audit, prediction_table
+from xvision.audit import Audit, deployed_decision, prediction_table
 from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
 from xvision.data.dataset import AuditDataset
 from xvision.data.plan_data import load_plan_data
 from xvision.data.preflight import preflight
 from xvision.data.scores import without_images
 from xvision.engine import Engine, EngineKind, Progress, code_version
-from xvision.errors import ConfigError, DataError, RunError, XVisionError, nearest
+from xvision.errors import DataError, RunError, XVisionError
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
-from xvision.methods.decision import Decision
 from xvision.models.evidence import EVIDENCE
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
@@ -120,7 +119,7 @@ def _run(
     audit = Audit(
         model,
         data,
-        _decision(model, plan.decision),
+        deployed_decision(model, plan.decision),
         plan.seed,
         Engine(writer.work, engine, plan.batch_size, listener.progress),
         plan.data.groups,
@@ -225,21 +224,6 @@ def _subject(model: Classifier, data: AuditDataset, plan: DecisionPlan) -> tuple
         model = finding_view(model, plan.positive)
         data = data.finding(str(plan.positive)) if data.multilabel else data
     return model, without_images(data) if model.access == "scores" else data
-
-
-def _decision(model: Classifier, plan: DecisionPlan) -> Decision:
-    """The deployed decision; undeclared parts take the usual convention and are marked so."""
-    if plan.positive is not None and plan.positive not in model.classes:
-        raise ConfigError(
-            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, model.classes)}"
-        )
-    if len(model.classes) > 2:
-        if plan.threshold is not None:
-            raise ConfigError(f"decision.threshold is for two classes; this model has {len(model.classes)}. Remove it.")
-        return Decision(None, None, True)
-    positive = 1 if plan.positive is None else model.classes.index(plan.positive)
-    declared = plan.positive is not None and plan.threshold is not None
-    return Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared)
 
 
 def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, ...]:

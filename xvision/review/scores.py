@@ -8,11 +8,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from xvision.audit import deployed_decision
 from xvision.config import DecisionPlan
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Rows, Work
-from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.models.predictions import PredictionsClassifier
 from xvision.models.protocols import Classifier
@@ -70,18 +70,7 @@ def question_of(model: Classifier, plan: DecisionPlan) -> Question:
 
     Raises ConfigError for a class or a threshold that does not fit the model.
     """
-    classes = model.classes
-    if plan.positive is not None and plan.positive not in classes:
-        raise ConfigError(
-            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, classes)}"
-        )
-    if len(classes) > 2:
-        if plan.threshold is not None:
-            raise ConfigError(f"decision.threshold is for two classes; this model has {len(classes)}. Remove it.")
-        return Question(classes, Decision(None, None, True))
-    positive = 1 if plan.positive is None else classes.index(plan.positive)
-    declared = plan.positive is not None and plan.threshold is not None
-    return Question(classes, Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared))
+    return Question(model.classes, deployed_decision(model, plan))
 
 
 def score(
