@@ -205,7 +205,7 @@ def _before_after(parts: Sequence[BeforeAfter], own: Own | None, margin: float) 
     for part in parts:
         if part.before is not None:
             marks.append(_mark(f"{part.split}, before training", getattr(part.before, measure)))
-        said = "" if part.change is None else f"{text.label(part.change.measure)} {_change(part.change, margin)}"
+        said = "" if part.change is None else verdict(part.change.figure, margin)
         marks.append(_mark(f"{part.split}, after training", getattr(part.after, measure), said))
     if marks and own is not None:
         marks.append(_mark("audited data, measured here", own.estimate))
