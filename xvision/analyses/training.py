@@ -15,7 +15,6 @@ from xvision.methods.scores import auroc
 from xvision.models.evidence import (
     MARGIN,
     BeforeAfter,
-    Change,
     Control,
     ControlTable,
     Evaluation,
@@ -321,10 +320,6 @@ def _summary(evidence: TrainingEvidence, margin: float) -> str:
     if forgotten:
         parts.append(f"worse than before at {text.listing(forgotten)}")
     return f"As recorded by the trainer, not measured here: {'; '.join(parts) or 'figures below'}."
-
-
-def _change(change: Change, margin: float) -> str:
-    return f"{verdict(change.figure, margin)}, {_said(change.figure)}"
 
 
 def _said(found: Figure | Estimate) -> str:
