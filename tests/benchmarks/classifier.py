@@ -235,7 +235,7 @@ def _merged(model: LlmImageClassifier) -> LlmImageClassifier:
 
 def _kills(place: Path, count: int) -> Iterator[Row]:
     """Runs the training in a process of its own and kills it after a random number of steps; then it is finished here."""
-    from tests.training.test_resume import KILLED, PLAN
+    from tests.training.test_resume import KILLED, PLAN, logged_lines
     from tests.training.test_resume import trained as resumed
 
     plan = replace(PLAN, state_every=3)
@@ -249,7 +249,7 @@ def _kills(place: Path, count: int) -> Iterator[Row]:
         )
         log, wanted = out / "metrics.jsonl", chance.randint(1, 16)
         while child.poll() is None:
-            if log.exists() and len(log.read_text().splitlines()) >= wanted:
+            if logged_lines(log) >= wanted:
                 time.sleep(chance.random() * 0.05)
                 child.send_signal(signal.SIGKILL)
                 break

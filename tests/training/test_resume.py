@@ -91,6 +91,14 @@ trained(Path(sys.argv[1]), PLAN, resume=True)
 """
 
 
+def logged_lines(log: Path) -> int:
+    """Lines of a log that may be away for an instant, while its folder is exchanged."""
+    try:
+        return len(log.read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
 def killed_after(out: Path, lines: int) -> None:
     """Runs the training in a process of its own and kills it when the log has so many lines."""
     child = subprocess.Popen(
@@ -99,7 +107,7 @@ def killed_after(out: Path, lines: int) -> None:
     log = out / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while child.poll() is None and time.monotonic() < deadline:
-        if log.exists() and len(log.read_text().splitlines()) >= lines:
+        if logged_lines(log) >= lines:
             child.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
