@@ -59,9 +59,31 @@ class Metric:
             raise ValueError(f"metric {self.name!r}: the interval ({self.low}, {self.high}) is not one")
 
 
+MapWord = Literal["describes the model", "no better than a control", "fails randomisation", "not decided"]
+
+
+@codec.record
+class MapVerdict:
+    """Whether the maps of one method may be relied on, and the figures that say so in one sentence."""
+
+    word: MapWord
+    sentence: str
+
+    @property
+    def stamp(self) -> str:
+        """What is printed over a map that must not be relied on; empty for others."""
+        return "do not rely on this map" if self.word in ("no better than a control", "fails randomisation") else ""
+
+
+UNTESTED = MapVerdict("not decided", "This run did not test whether these maps describe the model.")
+
+
 @dataclass(frozen=True)
 class Case:
-    """One image worth looking at. pictures: name → uint8 (H, W) or (H, W, 3); maps: name → float array kept as numbers."""
+    """One image worth looking at. pictures: name → uint8 (H, W) or (H, W, 3); maps: name → float array kept as numbers.
+
+    A picture of the same name as a map is a picture of that map. maps may also hold "mask", the reference mask.
+    """
 
     id: str
     facts: Mapping[str, str | float | int] = field(default_factory=dict)
@@ -71,7 +93,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """summary: one or two sentences an auditor may quote. tables: per-case rows, one per (case, condition)."""
+    """summary: one or two sentences an auditor may quote. tables: per-case rows, one per (case, condition).
+
+    map_verdicts: by the label of a method of explanation, which is also the name of its pictures.
+    """
 
     summary: str
     metrics: tuple[Metric, ...]
@@ -79,6 +104,7 @@ class Result:
     cases: tuple[Case, ...] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    map_verdicts: Mapping[str, MapVerdict] = field(default_factory=dict)
 
 
 @codec.record
@@ -89,6 +115,8 @@ class StoredCase:
     facts: Mapping[str, str | float | int]
     pictures: Mapping[str, str]
     maps: str | None = None
+    mapped: tuple[str, ...] = ()
+    """Names of the pictures that show a map of a method of explanation; none is shown without that method's verdict."""
 
 
 @codec.record
@@ -115,6 +143,7 @@ class Record:
     cases: tuple[StoredCase, ...] = ()
     tables: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    map_verdicts: Mapping[str, MapVerdict] = field(default_factory=dict)
     reference: str = ""
     """What the numbers mean and do not mean: the analysis's own documentation."""
 

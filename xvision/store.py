@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,7 +25,20 @@ import pandas as pd
 
 from xvision import codec, images
 from xvision.errors import RunError
-from xvision.result import NOT_JUDGED, PILLARS, SCHEMA, Case, Finding, Judgement, Record, Result, RunInfo, StoredCase
+from xvision.result import (
+    NOT_JUDGED,
+    PILLARS,
+    SCHEMA,
+    UNTESTED,
+    Case,
+    Finding,
+    Judgement,
+    MapVerdict,
+    Record,
+    Result,
+    RunInfo,
+    StoredCase,
+)
 
 _CHECKSUMS, _REVIEW, _LOCK, _WORK = "checksums.txt", "review.jsonl", ".lock", "work"
 METRIC_COLUMNS = ("analysis", "name", "value", "low", "high", "n", "unit", "better", "where", "reason", "interval")
@@ -109,6 +123,7 @@ class Writer:
             charts=result.charts,
             caveats=result.caveats,
             tables=tuple(result.tables),
+            map_verdicts=result.map_verdicts,
             cases=tuple(self._case(record.analysis, case) for case in result.cases),
         )
         self.record(stored)
@@ -151,7 +166,8 @@ class Writer:
         arrays: dict[str, Any] = {name: np.asarray(values, dtype=np.float32) for name, values in case.maps.items()}
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(self.path / f"{stem}.npz", buffer.getvalue())
-        return StoredCase(case.id, case.facts, pictures, f"{stem}.npz")
+        mapped = tuple(name for name in case.pictures if name in case.maps)
+        return StoredCase(case.id, case.facts, pictures, f"{stem}.npz", mapped)
 
 
 def _short(name: str, length: int) -> str:
@@ -234,6 +250,11 @@ class Run:
                 found.setdefault(case.id, {})[record.analysis] = case
         return found
 
+    def map_verdict(self, name: str) -> MapVerdict:
+        """Whether the maps of a method, by its label, may be relied on."""
+        found = [record.map_verdicts[name] for record in self.records if name in record.map_verdicts]
+        return found[0] if found else UNTESTED
+
     def file(self, relative: str) -> Path:
         """A file inside the run; RunError when the name leads out of it."""
         path = (self.path / relative).resolve()
@@ -249,6 +270,24 @@ class Run:
             raise RunError(
                 f"{self.path}: the picture {name!r} of case {case.id!r} is missing. Run `xvision verify {self.path}`."
             ) from None
+
+    def maps(self, case: StoredCase) -> Mapping[str, np.ndarray]:
+        """The maps of a case as numbers, by name, each finite and (H, W); RunError when the file is missing or holds others."""
+        if case.maps is None:
+            return {}
+        try:
+            with np.load(self.file(case.maps), allow_pickle=False) as arrays:
+                found = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as problem:
+            raise RunError(
+                f"{self.path}: the maps of case {case.id!r} cannot be read ({type(problem).__name__}). "
+                f"Run `xvision verify {self.path}`."
+            ) from None
+        if any(values.ndim != 2 or not np.isfinite(values).all() for values in found.values()):
+            raise RunError(
+                f"{self.path / case.maps}: holds something that is no map. Run `xvision verify {self.path}`."
+            )
+        return found
 
     def reviews(self) -> tuple[Mapping[str, Any], ...]:
         """The auditor's notes, oldest first; RunError when a line is not one."""

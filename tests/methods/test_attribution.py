@@ -17,13 +17,13 @@ from xvision.methods.attribution import (
     Attribution,
     baseline_pixels,
     integrated_gradients,
-    log_odds,
     random_map,
     randomised_similarity,
     saliency,
     sobel_edges,
 )
 from xvision.methods.localisation import mass_lift, pointing_game, relevance_mass
+from xvision.methods.target import log_odds
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 ONES = torch.ones(1, dtype=torch.int64)

@@ -15,7 +15,6 @@ from xvision.engine import Batch, Rows
 from xvision.methods.attribution import (
     SMALLEST_DIFFERENCE,
     Attribution,
-    Logits,
     integrated_gradients,
     random_map,
     randomised_similarity,
@@ -24,6 +23,7 @@ from xvision.methods.attribution import (
 )
 from xvision.methods.intervals import bootstrap
 from xvision.methods.localisation import border_area, border_mass, mass_lift
+from xvision.methods.target import Logits
 from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, spoken
 

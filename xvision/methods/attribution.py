@@ -6,8 +6,7 @@ and ``requires_grad`` stay as they were. Shapes: B batch, C channels, H W image,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -15,10 +14,10 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from scipy.stats import rankdata
 
-from xvision.errors import ConfigError, DataError, ModelError
+from xvision.errors import ConfigError, DataError
 from xvision.methods.filters import gaussian_blur, sobel_gradient
+from xvision.methods.target import Logits, checked, finite_maps, gradients_for_pixels, score_of
 
-Logits = Callable[[torch.Tensor], torch.Tensor]
 Baseline = Literal["black", "mean", "blur"]
 
 SMALLEST_DIFFERENCE = 1e-6
@@ -39,29 +38,6 @@ class Attribution(NamedTuple):
     difference: np.ndarray | None
 
 
-def log_odds(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The score that is explained, (B,): target logit minus log-sum-exp of the other logits, that is log(p / (1 - p)).
-
-    For two classes it is the difference of the two logits. Unlike a probability it does not saturate, so a confident
-    prediction keeps its gradient; unlike a bare logit it ignores a shift common to all classes. For a multi-label
-    finding with logit z pass the two columns (0, z): its score is then z.
-
-    Raises:
-        ModelError: logits that are not (B, K) with at least two classes.
-        DataError: a target that is no class of the model.
-    """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ModelError(f"the model returned logits of shape {tuple(logits.shape)}: (B, K) with K >= 2 is needed")
-    outside = (targets < 0) | (targets >= logits.shape[1])
-    if bool(outside.any()):
-        raise DataError(
-            f"found target {int(targets[outside][0])}: the model has the classes 0 to {logits.shape[1] - 1}"
-        )
-    chosen = torch.nn.functional.one_hot(targets, logits.shape[1]).bool()
-    others = logits.masked_fill(chosen, -torch.inf).logsumexp(dim=1)
-    return logits[chosen] - others
-
-
 def saliency(logits: Logits, pixels: torch.Tensor, targets: torch.Tensor) -> Attribution:
     """Absolute gradient of the log-odds, largest over channels (Simonyan et al. 2014).
 
@@ -77,12 +53,12 @@ def saliency(logits: Logits, pixels: torch.Tensor, targets: torch.Tensor) -> Att
         DataError: targets that are no class of the model or do not match the images.
         ModelError: fewer than two logits, or a gradient that is missing or not finite.
     """
-    with _gradients_for_pixels():
-        images, explained = _inputs(pixels, targets)
-        method = Saliency(_score(logits))
+    with gradients_for_pixels():
+        images, explained = checked(pixels, targets)
+        method = Saliency(score_of(logits))
         gradients = method.attribute(images.requires_grad_(), additional_forward_args=explained)
     maps = gradients.abs().amax(dim=1)
-    return Attribution(_finite_maps(maps, "saliency"), explained.cpu().numpy(), None, None)
+    return Attribution(finite_maps(maps, "saliency"), explained.cpu().numpy(), None, None)
 
 
 def integrated_gradients(
@@ -116,16 +92,16 @@ def integrated_gradients(
     """
     if steps < 1 or internal_batch < 1:
         raise ConfigError(f"found steps = {steps} and internal_batch = {internal_batch}: both must be at least 1")
-    score = _score(logits)
-    with _gradients_for_pixels():
-        images, explained = _inputs(pixels, targets)
+    score = score_of(logits)
+    with gradients_for_pixels():
+        images, explained = checked(pixels, targets)
         reference = baseline_pixels(images, baseline)
         parts = [slice(first, first + internal_batch) for first in range(0, len(images), internal_batch)]
         done = [
             _along_the_line(score, images[part], reference[part], explained[part], steps, internal_batch)
             for part in parts
         ]
-    maps = _finite_maps(torch.cat([contributions.sum(dim=1) for contributions, _ in done]), "integrated gradients")
+    maps = finite_maps(torch.cat([contributions.sum(dim=1) for contributions, _ in done]), "integrated gradients")
     difference: np.ndarray = torch.cat([change for _, change in done]).double().cpu().numpy()
     missed = np.abs(maps.sum(axis=(1, 2), dtype=np.float64) - difference)
     gap = missed / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
@@ -182,10 +158,6 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _score(logits: Logits) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    return lambda pixels, targets: log_odds(logits(pixels), targets)
-
-
 def _along_the_line(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     images: torch.Tensor,
@@ -199,37 +171,3 @@ def _along_the_line(
     )
     with torch.no_grad():
         return contributions, score(images, targets) - score(reference, targets)
-
-
-def _inputs(pixels: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if pixels.ndim != 4 or targets.shape != pixels.shape[:1]:
-        raise DataError(
-            f"found pixels of shape {tuple(pixels.shape)} and targets of shape {tuple(targets.shape)}:"
-            " they must be (B, C, H, W) and (B,)"
-        )
-    return pixels.detach().clone().float(), targets.to(pixels.device, torch.int64)
-
-
-@contextmanager
-def _gradients_for_pixels() -> Iterator[None]:
-    """Gradients on whatever the caller had set; names the model as the cause when none reaches the pixels."""
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    except RuntimeError as error:
-        if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
-            raise
-        raise ModelError(
-            "no gradient of the logits reaches the pixels: the model detaches them, so explain it by occlusion"
-        ) from error
-
-
-def _finite_maps(maps: torch.Tensor, method: str) -> np.ndarray:
-    result: np.ndarray = maps.detach().float().cpu().numpy()
-    broken = ~np.isfinite(result).all(axis=(1, 2))
-    if broken.any():
-        raise ModelError(
-            f"{method}: the gradient is NaN or infinite for {int(broken.sum())} of {len(result)} images, the first in"
-            f" row {int(np.argmax(broken))}: check the model for overflow or a division by zero"
-        )
-    return result

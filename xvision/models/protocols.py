@@ -84,19 +84,65 @@ class TokenMap:
 
 @dataclass(frozen=True)
 class Attention:
-    """Post-softmax attention, one (B, A, T, T) float32 tensor per layer, and the class logits of the same pass."""
+    """Post-softmax attention, one (B, A, T, T) float32 tensor per layer, and the class logits of the same pass.
+
+    hidden: (B, T, D) what each layer passes on, first layer first, in the same graph; as many as ``weights``.
+    """
 
     weights: tuple[torch.Tensor, ...]
     logits: torch.Tensor
     tokens: TokenMap
+    hidden: tuple[torch.Tensor, ...] = ()
 
 
 @runtime_checkable
 class AttentionClassifier(Classifier, Protocol):
     """A classifier whose attention can be read."""
 
+    @property
+    def token_map(self) -> TokenMap:
+        """Which token is which, known without a pass; for a model that reads text, with the text that is bound."""
+
     def attention(self, pixels: torch.Tensor) -> Attention:
         """Attention in the autograd graph; raises ModelError when any layer yields no weights."""
+
+
+@runtime_checkable
+class TokenClassifier(AttentionClassifier, Protocol):
+    """A classifier whose sequence of tokens can be read before its first layer, changed, shortened and sent on."""
+
+    def embedded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) float32, what the first layer reads, in the graph of the pixels."""
+
+    def from_embedded(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K) for such tokens. ``kept``: (B, T') int64 ascending, the original places of the tokens given.
+
+        A token left out is gone, the others keep their positions: its key, value and query do not exist. The read-out
+        tokens must be kept; ModelError otherwise.
+        """
+
+    def read_out(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) if the head were put on the tokens (B, T, D) that some layer passes on."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The last spatial feature map of a convolutional network (B, D, h, w), and the logits computed from it."""
+
+    maps: torch.Tensor
+    logits: torch.Tensor
+
+
+@runtime_checkable
+class FeatureClassifier(Classifier, Protocol):
+    """A classifier that may be a convolutional network."""
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the logits come from a spatial feature map through no attention; found once, with a grey image."""
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """The feature map as a node of the graph, so that the logits can be differentiated by it; ModelError without one."""
 
 
 @runtime_checkable
@@ -121,10 +167,18 @@ class TextClassifier(Classifier, Protocol):
     def cut_texts(self, texts: Sequence[str]) -> int:
         """How many of the texts are too long, so that their ends are not read."""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The bound text as the model reads it, one word or piece per text token; empty when none is bound."""
+
 
 @runtime_checkable
 class RandomisableClassifier(Classifier, Protocol):
     """A classifier that can show what its architecture does without what it learned."""
 
-    def randomised(self, seed: int) -> Classifier:
-        """A copy with every weight tensor shuffled; the original is untouched."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The blocks that together hold every parameter, in the order in which an image meets them."""
+
+    def randomised(self, seed: int, parts: Sequence[str] | None = None) -> Classifier:
+        """A copy with every weight tensor of these parts (None: of all) shuffled, each in its own order."""

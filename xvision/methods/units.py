@@ -1,0 +1,68 @@
+"""The features that are removed together: patches of a grid, the boxes of a model's tokens, or superpixels.
+
+Whatever removes or ranks features does so by unit, never by pixel and channel. Shapes: B images, P units, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from xvision.errors import ConfigError, DataError
+
+Evaluate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Rows (N,) of images and units (N, P) bool that are taken away from each: to the score (N,) float64 that is left.
+
+A row may occur any number of times; the answer of one pair of row and units never depends on the others.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """labels: (H, W) int64, the unit of every pixel, 0 to count − 1, none of them without a pixel."""
+
+    labels: np.ndarray
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 2 or self.labels.dtype != np.int64:
+            raise DataError(
+                f"units are labels of shape (H, W) and type int64, not {self.labels.shape} {self.labels.dtype}"
+            )
+        found = np.unique(self.labels)
+        if len(found) != self.count or found[0] != 0 or found[-1] != self.count - 1:
+            raise DataError(f"found {len(found)} different labels up to {found[-1]} for {self.count} units")
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """(P,) pixels of each unit."""
+        return np.bincount(self.labels.ravel(), minlength=self.count)
+
+    def sums(self, maps: np.ndarray) -> np.ndarray:
+        """Maps (B, H, W) added up in each unit, (B, P) float64."""
+        if maps.ndim != 3 or maps.shape[1:] != self.labels.shape:
+            raise DataError(f"found maps of shape {maps.shape} for units of an image of {self.labels.shape}")
+        order = np.argsort(self.labels, axis=None, kind="stable")
+        starts = np.concatenate(([0], np.cumsum(self.areas)[:-1]))
+        flat = maps.reshape(len(maps), -1).astype(np.float64)[:, order]
+        added: np.ndarray = np.add.reduceat(flat, starts, axis=1)
+        return added
+
+    def painted(self, values: np.ndarray) -> np.ndarray:
+        """Values (B, P) on every pixel of their unit, (B, H, W), of the same type."""
+        if values.ndim != 2 or values.shape[1] != self.count:
+            raise DataError(f"found values of shape {values.shape} for {self.count} units")
+        return np.asarray(values[:, self.labels])
+
+
+def grid(height: int, width: int, side: int) -> Units:
+    """Square patches of ``side`` pixels, row by row; those at the right and bottom edge may be smaller."""
+    if side < 1 or side > max(height, width):
+        raise ConfigError(f"found a patch side of {side} for an image of {height} x {width}")
+    columns = -(-width // side)
+    rows, places = np.arange(height) // side, np.arange(width) // side
+    labels = (rows[:, None] * columns + places[None, :]).astype(np.int64)
+    return Units(labels, int(labels.max()) + 1)
