@@ -49,6 +49,8 @@ class Audit:
     pictures: bool = True
     task: str = "audit"
     """The analysis at work: names progress and parts."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What several analyses of one run use, kept by whoever makes it; results never depend on its being there."""
 
     @cached_property
     def data(self) -> AuditDataset:
