@@ -44,6 +44,9 @@ class _Memory:
     kept: dict[tuple[str, str, str], _Kept] = field(default_factory=dict)
     size: int = 0
 
+    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
+        return _Memory, ()  # a worker elsewhere starts with an empty one
+
     def keep(self, key: tuple[str, str, str], found: _Kept) -> None:
         if key not in self.kept and self.size + found.values.nbytes <= MEMORY:
             self.kept[key] = found
@@ -179,11 +182,13 @@ def explained(method: Method, asked: Asked) -> Maps:
     """
     try:
         return method.run(asked)
-    except ModelError:
-        if len(asked.pixels) == 1:
-            height, width = asked.pixels.shape[2:]
+    except ModelError as problem:
+        count, (height, width) = len(asked.pixels), asked.pixels.shape[2:]
+        if count == 1:
             return Maps(np.full((1, height, width), np.nan, np.float32))
-    parts = [explained(method, one(asked, place)) for place in range(len(asked.pixels))]
+        parts = [explained(method, one(asked, place)) for place in range(count)]
+        if not any(np.isfinite(part.values).all() for part in parts):
+            raise ModelError(f"{method.label}: {problem}. Leave it out with the option `methods`.") from problem
     return _stacked([_row(part, 0) for part in parts])
 
 
