@@ -18,7 +18,7 @@ from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
 from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
-from xvision.methods.intervals import Estimate, bootstrap
+from xvision.methods.intervals import Estimate, bootstrap, not_estimable
 from xvision.models.predictions import PredictionsClassifier
 from xvision.models.protocols import Classifier
 from xvision.result import Better, Metric, NotApplicable, Where
@@ -228,16 +228,28 @@ def mean_metric(
     reason: str = "no case has a defined value",
 ) -> Metric:
     """Mean of per-case values (NaN: undefined for that case) with a patient bootstrap interval, or ``reason`` without any."""
+    return metric(
+        name,
+        mean_estimate(audit, f"{name} {dict(where or {})}", values, positions, reason),
+        better=better,
+        where=where,
+        unit=unit,
+    )
+
+
+def mean_estimate(
+    audit: Audit, purpose: str, values: np.ndarray, positions: np.ndarray, reason: str = "no case has a defined value"
+) -> Estimate:
+    """Mean of per-case values as ``mean_metric`` gives it; ``purpose`` names the draws of its bootstrap."""
     defined = np.isfinite(values)
     if not defined.any():
-        return Metric(name, None, better=better, where=where or {}, unit=unit, reason=reason)
+        return not_estimable(reason)
     kept = values[defined].astype(np.float64)
-    estimate = bootstrap(
+    return bootstrap(
         lambda weights: (weights @ kept) / weights.sum(axis=1),
         audit.patients[positions[defined]],
-        rng=audit.rng(f"{name} {dict(where or {})}"),
+        rng=audit.rng(purpose),
     )
-    return metric(name, estimate, better=better, where=where, unit=unit)
 
 
 def count(name: str, value: int, *, where: Where | None = None) -> Metric:
