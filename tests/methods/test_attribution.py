@@ -7,9 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 from torch import nn
 
 from xvision.errors import ConfigError, DataError, ModelError
@@ -18,7 +15,6 @@ from xvision.methods.attribution import (
     baseline_pixels,
     integrated_gradients,
     random_map,
-    randomised_similarity,
     saliency,
     sobel_edges,
 )
@@ -275,38 +271,6 @@ def test_the_random_control_follows_its_generator() -> None:
     assert maps.dtype == np.float32
     np.testing.assert_array_equal(maps, random_map((2, 4, 5), np.random.default_rng(3)))
     assert len(np.unique(maps)) == 40
-
-
-@settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 10_000), levels=st.integers(2, 50))
-def test_similarity_is_spearman_with_averaged_ties(seed: int, levels: int) -> None:
-    rng = np.random.default_rng(seed)
-    maps, twins = rng.integers(0, levels, size=(2, 3, 5, 6)).astype(float)
-    expected = [spearmanr(one.ravel(), two.ravel()).statistic for one, two in zip(maps, twins, strict=True)]
-    np.testing.assert_allclose(randomised_similarity(maps, twins), expected, atol=1e-12)
-
-
-def test_similarity_of_known_pairs() -> None:
-    maps = np.arange(12.0).reshape(1, 3, 4)
-    np.testing.assert_allclose(randomised_similarity(maps, np.exp(maps)), [1.0])
-    np.testing.assert_allclose(randomised_similarity(maps, -maps), [-1.0])
-    assert np.isnan(randomised_similarity(maps, np.ones((1, 3, 4)))).all()
-    with pytest.raises(DataError, match="found maps of shape"):
-        randomised_similarity(maps, np.ones((1, 3, 5)))
-
-
-def test_randomising_a_linear_model_leaves_the_correlation_of_its_weights() -> None:
-    first, second = torch.randn(2, 72, generator=torch.Generator().manual_seed(0))
-    pixels, targets = images(4), torch.ones(4).long()
-    maps = [saliency(scalar_model(lambda x, w=w: x @ w), pixels, targets).maps for w in (first, second)]
-    expected = spearmanr(*(w.view(2, 36).abs().amax(dim=0) for w in (first, second))).statistic
-    np.testing.assert_allclose(randomised_similarity(*maps), expected, atol=1e-6)
-    assert abs(expected) < 0.4
-
-
-def test_an_explanation_of_the_input_alone_survives_randomisation() -> None:
-    pixels = images(4)
-    np.testing.assert_allclose(randomised_similarity(sobel_edges(pixels), sobel_edges(pixels)), 1.0)
 
 
 def test_a_planted_shortcut_is_found_and_the_controls_miss_it() -> None:

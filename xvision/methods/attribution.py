@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients, Saliency
-from scipy.stats import rankdata
 
-from xvision.errors import ConfigError, DataError
+from xvision.errors import ConfigError
 from xvision.methods.filters import gaussian_blur, sobel_gradient
+from xvision.methods.randomisation import randomised_similarity as randomised_similarity  # until its importers follow
 from xvision.methods.target import Logits, checked, finite_maps, gradients_for_pixels, score_of
 
 Baseline = Literal["black", "mean", "blur"]
@@ -132,30 +132,6 @@ def sobel_edges(pixels: torch.Tensor) -> np.ndarray:
 def random_map(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Control map: independent uniform values in [0, 1), float32; what knowing nothing scores."""
     return rng.random(shape, dtype=np.float32)
-
-
-def randomised_similarity(maps: np.ndarray, twin_maps: np.ndarray) -> np.ndarray:
-    """Spearman rank correlation per case between maps of the model and of a twin with re-initialised weights, (B,).
-
-    Near 1: the map hardly depends on what the model has learned, so it explains the image at best (Adebayo et al.
-    2018). Near 0 is necessary for a sound method, not sufficient. Ranks of ties are averaged. NaN where either map is
-    constant: the caller reports None with that reason.
-
-    Args:
-        maps, twin_maps: (B, H, W), same cases in the same order.
-    """
-    if maps.shape != twin_maps.shape or maps.ndim != 3:
-        raise DataError(f"found maps of shape {maps.shape} and {twin_maps.shape}: both must be the same (B, H, W)")
-    first, second = (_centred_ranks(each.reshape(len(each), -1)) for each in (maps, twin_maps))
-    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    similarity = np.full(len(maps), np.nan)
-    np.divide((first * second).sum(axis=1), scale, out=similarity, where=scale > 0)
-    return similarity
-
-
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    ranks: np.ndarray = rankdata(values, axis=1) - (values.shape[1] + 1) / 2.0
-    return ranks
 
 
 def _along_the_line(

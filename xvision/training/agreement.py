@@ -12,10 +12,11 @@ from xvision.audit import Audit, metric
 from xvision.config import Plan
 from xvision.data.plan_data import load_plan_data
 from xvision.engine import Batch, Engine, Rows
-from xvision.methods.attribution import integrated_gradients, randomised_similarity, saliency
+from xvision.methods.attribution import integrated_gradients, saliency
 from xvision.methods.decision import Decision
 from xvision.methods.intervals import bootstrap, proportion
 from xvision.methods.paired import margins, mean_change, quantile_changes
+from xvision.methods.randomisation import randomised_similarity
 from xvision.models.finding import finding_view
 from xvision.models.open import load_model
 from xvision.models.protocols import Classifier
