@@ -107,6 +107,45 @@ def test_start_layer_leaves_out_the_first_layers() -> None:
     np.testing.assert_array_equal(rollout(weights, one_hot(0, 5), start_layer=2), expected)
 
 
+def test_layers_in_another_order_give_another_rollout() -> None:
+    weights = random_attention(np.random.default_rng(5), 4, batch=1, heads=2, tokens=6)
+    assert np.abs(rollout(weights, one_hot(0, 6)) - rollout(weights[::-1], one_hot(0, 6))).max() > 1e-3
+
+
+def discarded(matrix: np.ndarray, share: float) -> np.ndarray:
+    """The smallest weights between different tokens, one after the other, as long as the row's largest is spared."""
+    tokens = len(matrix)
+    places = [(row, column) for row in range(tokens) for column in range(tokens) if row != column]
+    largest = {row: max((c for c in range(tokens) if c != row), key=lambda c: matrix[row, c]) for row in range(tokens)}
+    left = int(share * sum(matrix[place] > 0 for place in places))
+    result = matrix.copy()
+    for row, column in sorted(places, key=lambda place: matrix[place]):
+        if left and matrix[row, column] > 0 and column != largest[row]:
+            result[row, column] = 0.0
+            left -= 1
+    return result
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.0, 0.99), causal=st.booleans())
+def test_discarding_drops_the_smallest_weights_and_rows_still_sum_to_one(seed: int, share: float, causal: bool) -> None:
+    weights = random_attention(np.random.default_rng(seed), 3, batch=2, heads=2, tokens=5)
+    if causal:
+        weights = [layer.tril() for layer in weights]
+    row = rollout(weights, one_hot(4, 5), discard=share)
+    kept = [np.stack([discarded(image, share) for image in layer.mean(dim=1).numpy()]) for layer in weights]
+    left = [torch.as_tensor(layer)[:, None] for layer in kept]
+    np.testing.assert_allclose(row, matrix_rollout(left, 0.5, "mean")[:, 4], atol=1e-9)
+    np.testing.assert_allclose(row.sum(axis=1), 1.0, atol=1e-12)
+
+
+def test_discarding_nearly_everything_leaves_each_token_its_own_and_its_largest_weight() -> None:
+    attention = np.array([[0.1, 0.5, 0.4], [0.3, 0.1, 0.6], [0.2, 0.7, 0.1]])
+    row = rollout(layers_of(attention), one_hot(2, 3), discard=0.99)[0]
+    np.testing.assert_allclose(row, [0.0, 0.35 / 0.9, 0.55 / 0.9], atol=1e-15)
+    np.testing.assert_allclose(rollout(layers_of(attention), one_hot(2, 3), discard=0.0)[0], [0.1, 0.35, 0.55])
+
+
 def test_half_precision_weights_are_multiplied_in_double() -> None:
     weights = random_attention(np.random.default_rng(2), 6, batch=2, heads=2, tokens=8)
     halved = [layer.to(torch.bfloat16) for layer in weights]
@@ -162,6 +201,7 @@ def test_no_attention_weights_is_an_error_that_says_why() -> None:
     [
         ({"start_layer": 2}, "found start_layer = 2: the model has layers 0 to 1"),
         ({"residual": 1.0}, "found residual = 1.0"),
+        ({"discard": 1.0}, "found discard = 1.0: the share of weights set to zero must be from 0 to below 1"),
         ({"head_fusion": "median"}, "found head_fusion = 'median'"),
     ],
 )
@@ -176,7 +216,11 @@ def test_an_option_out_of_range_is_named(options: dict[str, object], message: st
         ([torch.full((1, 1, 3, 3), torch.nan)], one_hot(0, 3), "layer 0 holds negative or non-finite"),
         ([torch.full((1, 1, 3, 3), -1.0)], one_hot(0, 3), "layer 0 holds negative or non-finite"),
         ([torch.ones(1, 3, 3)], one_hot(0, 3), r"layer 0 has shape \(1, 3, 3\)"),
-        ([torch.ones(1, 1, 3, 3), torch.ones(1, 1, 4, 4)], one_hot(0, 3), "layer 1 fuses to shape"),
+        (
+            [torch.ones(1, 1, 3, 3), torch.ones(1, 1, 4, 4)],
+            one_hot(0, 3),
+            "layer 1 has 1 images of 4 tokens but another layer 1 of 3",
+        ),
         ([torch.ones(1, 1, 3, 3)], np.array([0.5, 0.2, 0.2]), "sums to 0.9 for 3 tokens"),
         ([torch.ones(1, 1, 3, 3)], one_hot(0, 4), r"shape \(4,\)"),
     ],
@@ -184,6 +228,15 @@ def test_an_option_out_of_range_is_named(options: dict[str, object], message: st
 def test_unusable_attention_is_an_error(weights: list[torch.Tensor], readout: np.ndarray, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         rollout(weights, readout)
+
+
+@pytest.mark.parametrize(
+    ("fuse", "heads"), [("max", (-0.5, 0.7)), ("min", (torch.inf, 0.7)), ("mean", (torch.inf, -torch.inf))]
+)
+def test_no_head_fusion_hides_weights_that_no_softmax_made(fuse: str, heads: tuple[float, float]) -> None:
+    layer = torch.tensor(heads)[None, :, None, None].expand(1, 2, 3, 3)
+    with pytest.raises(ModelError, match="negative or non-finite"):
+        rollout([layer], one_hot(0, 3), head_fusion=fuse)
 
 
 def test_a_token_that_attends_to_nothing_needs_a_residual() -> None:

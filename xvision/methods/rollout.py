@@ -6,7 +6,7 @@ B batch, A heads, T tokens, P patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,11 @@ from xvision.errors import ConfigError, ModelError
 HeadFusion = Literal["mean", "max", "min"]
 
 _UNREACHABLE = 1e-6
+_FUSIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda heads: heads.mean(dim=1),
+    "max": lambda heads: heads.amax(dim=1),
+    "min": lambda heads: heads.amin(dim=1),
+}
 
 
 def rollout(
@@ -26,6 +31,7 @@ def rollout(
     residual: float = 0.5,
     head_fusion: HeadFusion = "mean",
     start_layer: int = 0,
+    discard: float = 0.0,
 ) -> np.ndarray:
     """How much of each token is mixed into what the head reads, if attention were the only thing mixing tokens.
 
@@ -42,6 +48,9 @@ def rollout(
         residual: share of the skip connection in each layer, from 0 to below 1.
         head_fusion: how the heads of a layer become one matrix.
         start_layer: first layer used, counted from 0.
+        discard: share of the fused weights between different tokens that is set to zero in each layer, the smallest
+            first, from 0 to below 1. A token's own weight and the largest of its others always stay. There is no
+            reference for what is left, so ``corrected`` does not apply.
 
     Returns:
         (B, T) float64, each row non-negative and summing to one.
@@ -52,16 +61,13 @@ def rollout(
     """
     layers = _used_layers(weights, start_layer)
     _require_residual(residual)
-    first = _fused(layers[0], head_fusion, start_layer)
-    row = _readout_row(readout, first.shape[-1]).expand(first.shape[0], -1)
+    if not 0.0 <= discard < 1.0:
+        raise ConfigError(f"found discard = {discard}: the share of weights set to zero must be from 0 to below 1")
+    row = readout_row(readout, layers[0])
     for index in reversed(range(len(layers))):
-        layer = _fused(layers[index], head_fusion, start_layer + index)
-        if layer.shape != first.shape:
-            raise ModelError(
-                f"attention of layer {start_layer + index} fuses to shape {tuple(layer.shape)} but that of layer"
-                f" {start_layer} to {tuple(first.shape)}: rollout needs the same tokens in every layer"
-            )
-        row = _through(row, layer, residual, start_layer + index)
+        layer = fused(layers[index], head_fusion, start_layer + index)
+        require_same_tokens(row, layer, start_layer + index)
+        row = carried(row, without_smallest(layer, discard) if discard else layer, residual, start_layer + index)
     return row.numpy()
 
 
@@ -87,9 +93,9 @@ def uninformative(allowed: np.ndarray, layers: int, readout: np.ndarray, *, resi
     if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         raise ModelError(f"the attention mask has shape {tuple(mask.shape)}: it must be (T, T), rows attending")
     uniform = mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
-    row = _readout_row(readout, mask.shape[0]).unsqueeze(0)
+    row = readout_row(readout, uniform.unsqueeze(0))
     for index in reversed(range(layers)):
-        row = _through(row, uniform.unsqueeze(0), residual, index)
+        row = carried(row, uniform.unsqueeze(0), residual, index)
     return row.squeeze(0).numpy()
 
 
@@ -179,40 +185,79 @@ def _require_residual(residual: float) -> None:
         raise ConfigError(f"found residual = {residual}: the share of the skip connection must be from 0 to below 1")
 
 
-def _readout_row(readout: np.ndarray, tokens: int) -> torch.Tensor:
+def readout_row(readout: np.ndarray, layer: torch.Tensor) -> torch.Tensor:
+    """(B, T) float64: where what is carried through the layers starts, the same for every image of ``layer``.
+
+    Raises ModelError for a readout that is not one non-negative weight per token, summing to one.
+    """
+    tokens = layer.shape[-1]
     row = torch.as_tensor(np.asarray(readout, dtype=np.float64))
     if row.shape != (tokens,) or bool((row < 0).any()) or abs(float(row.sum()) - 1.0) > 1e-6:
         raise ModelError(
             f"the readout has shape {tuple(row.shape)} and sums to {float(row.sum()):.6g} for {tokens} tokens: it must"
             " hold one non-negative weight per token and sum to 1"
         )
-    return row
+    return row.expand(layer.shape[0], -1)
 
 
-def _fused(layer: torch.Tensor, head_fusion: HeadFusion, index: int) -> torch.Tensor:
-    """One (B, T, T) float64 matrix on the CPU: the products of many layers are not left to half precision."""
+def require_same_tokens(row: torch.Tensor, layer: torch.Tensor, index: int) -> None:
+    """Raise ModelError unless the fused layer (B, T, T) has the images and tokens of the row (B, T)."""
+    if layer.shape[:2] != row.shape:
+        raise ModelError(
+            f"attention of layer {index} has {layer.shape[0]} images of {layer.shape[1]} tokens but another layer"
+            f" {row.shape[0]} of {row.shape[1]}: the same tokens are needed in every layer"
+        )
+
+
+def fused(layer: torch.Tensor, head_fusion: HeadFusion, index: int) -> torch.Tensor:
+    """Heads (B, A, T, T) as one (B, T, T) float64 matrix on the CPU: products of layers are not left to half precision.
+
+    Heads are joined in float32, which reads the weights once; what follows is A times smaller. Raises ModelError for
+    weights that did not come out of a softmax, ConfigError for an unknown fusion.
+    """
+    heads = require_layer(layer, index)
+    if head_fusion not in _FUSIONS:
+        raise ConfigError(f"found head_fusion = {head_fusion!r}: it must be 'mean', 'max' or 'min'")
+    one = _FUSIONS[head_fusion](heads) if heads.shape[1] > 1 else heads.squeeze(1)
+    # A mean keeps what NaN, infinities and negative scores do to it; a maximum or minimum may hide them.
+    low, high = torch.aminmax(one if head_fusion == "mean" else heads)
+    if not (float(low) >= 0.0 and float(high) < np.inf):
+        raise ModelError(
+            f"attention of layer {index} holds negative or non-finite weights: the weights after softmax are needed"
+        )
+    return one.cpu().double()
+
+
+def require_layer(layer: torch.Tensor, index: int) -> torch.Tensor:
+    """The layer (B, A, T, T) off the graph, in float32 or float64; ModelError for another shape."""
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
         raise ModelError(f"attention of layer {index} has shape {tuple(layer.shape)}: it must be (B, A, T, T)")
-    heads = layer.detach().float() if layer.dtype != torch.float64 else layer.detach()
-    if not bool(torch.isfinite(heads).all()) or bool((heads < 0).any()):
-        raise ModelError(
-            f"attention of layer {index} holds negative or non-finite weights: rollout needs the weights after softmax"
-        )
-    if head_fusion == "mean":
-        fused = heads.mean(dim=1)
-    elif head_fusion == "max":
-        fused = heads.amax(dim=1)
-    elif head_fusion == "min":
-        fused = heads.amin(dim=1)
-    else:
-        raise ConfigError(f"found head_fusion = {head_fusion!r}: it must be 'mean', 'max' or 'min'")
-    return fused.cpu().double()
+    return layer.detach() if layer.dtype == torch.float64 else layer.detach().float()
 
 
-def _through(row: torch.Tensor, layer: torch.Tensor, residual: float, index: int) -> torch.Tensor:
-    """(B, T) row times row-normalised(residual I + (1 - residual) layer), without building that matrix."""
+def without_smallest(layer: torch.Tensor, discard: float) -> torch.Tensor:
+    """The fused layer (B, T, T) without the smallest share of what tokens give each other; see ``rollout``.
+
+    The share is of the weights above zero, so that a mask does not use it up. Equal weights go in the order of places.
+    """
+    images, tokens, _ = layer.shape
+    others = layer.masked_fill(torch.eye(tokens, dtype=torch.bool), 0.0)
+    number = (discard * (others > 0).sum(dim=(1, 2))).long()
+    safe = torch.nn.functional.one_hot(others.argmax(dim=2), tokens).bool()
+    candidates = others.masked_fill(safe | (others == 0), torch.inf).flatten(1)
+    place = candidates.argsort(dim=1, stable=True).argsort(dim=1)
+    gone = (place < number[:, None]) & candidates.isfinite()
+    return layer.masked_fill(gone.reshape(images, tokens, tokens), 0.0)
+
+
+def carried(row: torch.Tensor, layer: torch.Tensor, residual: float, index: int) -> torch.Tensor:
+    """(B, T) row times row-normalised(residual I + (1 - residual) layer), without building that matrix.
+
+    Raises ModelError for a row of ``layer`` that is all zero where the residual is 0 as well.
+    """
     norm = residual + (1.0 - residual) * layer.sum(dim=2)
-    if bool((norm == 0).any()):
+    if float(norm.min()) == 0.0:
         raise ModelError(f"a token of layer {index} attends to nothing and residual is 0: raise residual above 0")
-    share = row / norm
-    return residual * share + (1.0 - residual) * torch.einsum("bi,bij->bj", share, layer)
+    share = (row / norm).unsqueeze(1)
+    mixed = torch.baddbmm(share, share, layer, beta=residual, alpha=1.0 - residual)
+    return mixed.squeeze(1)
