@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
-from xvision.errors import ConfigError
+from xvision.errors import ConfigError, DataError
 from xvision.methods.filters import gaussian_blur, sobel_gradient
 from xvision.methods.randomisation import randomised_similarity as randomised_similarity  # until its importers follow
 from xvision.methods.target import Logits, checked, finite_maps, gradients_for_pixels, score_of
 
-Baseline = Literal["black", "mean", "blur"]
+Baseline = Literal["black", "mean", "blur", "data mean"]
 
 SMALLEST_DIFFERENCE = 1e-6
 BLUR_SIGMA_AT_224 = 10.0
@@ -61,12 +61,27 @@ def saliency(logits: Logits, pixels: torch.Tensor, targets: torch.Tensor) -> Att
     return Attribution(finite_maps(maps, "saliency"), explained.cpu().numpy(), None, None)
 
 
+def input_x_gradient(logits: Logits, pixels: torch.Tensor, targets: torch.Tensor) -> Attribution:
+    """Pixel times its gradient of the log-odds, summed over channels (Shrikumar et al. 2016).
+
+    What the score would lose if it were a straight line down to black: equal to integrated gradients from black only
+    for a model without bias that is linear in brightness. A black pixel gets 0 however much the model uses it. Signed.
+    Arguments, cost and errors as ``saliency``.
+    """
+    with gradients_for_pixels():
+        images, explained = checked(pixels, targets)
+        method = InputXGradient(score_of(logits))
+        products = method.attribute(images.requires_grad_(), additional_forward_args=explained)
+    return Attribution(finite_maps(products.sum(dim=1), "input × gradient"), explained.cpu().numpy(), None, None)
+
+
 def integrated_gradients(
     logits: Logits,
     pixels: torch.Tensor,
     targets: torch.Tensor,
     *,
     baseline: Baseline,
+    references: torch.Tensor | None = None,
     steps: int = 32,
     internal_batch: int = 64,
 ) -> Attribution:
@@ -95,7 +110,7 @@ def integrated_gradients(
     score = score_of(logits)
     with gradients_for_pixels():
         images, explained = checked(pixels, targets)
-        reference = baseline_pixels(images, baseline)
+        reference = baseline_pixels(images, baseline, references)
         parts = [slice(first, first + internal_batch) for first in range(0, len(images), internal_batch)]
         done = [
             _along_the_line(score, images[part], reference[part], explained[part], steps, internal_batch)
@@ -103,20 +118,42 @@ def integrated_gradients(
         ]
     maps = finite_maps(torch.cat([contributions.sum(dim=1) for contributions, _ in done]), "integrated gradients")
     difference: np.ndarray = torch.cat([change for _, change in done]).double().cpu().numpy()
+    return Attribution(maps, explained.cpu().numpy(), completeness_gap(maps, difference), difference)
+
+
+def completeness_gap(maps: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """How far the sums of maps (B, H, W) miss the differences (B,), as ``Attribution.gap`` states it."""
     missed = np.abs(maps.sum(axis=(1, 2), dtype=np.float64) - difference)
-    gap = missed / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
-    return Attribution(maps, explained.cpu().numpy(), gap, difference)
+    gap: np.ndarray = missed / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
+    return gap
 
 
-def baseline_pixels(pixels: torch.Tensor, baseline: Baseline) -> torch.Tensor:
-    """The image without its content, (B, C, H, W); see ``integrated_gradients`` for the three kinds."""
+def baseline_pixels(pixels: torch.Tensor, baseline: Baseline, references: torch.Tensor | None = None) -> torch.Tensor:
+    """The image without its content, (B, C, H, W); see ``integrated_gradients`` for the kinds.
+
+    Raises ConfigError for an unknown kind, DataError where "data mean" has no references that fit.
+    """
     if baseline == "black":
         return torch.zeros_like(pixels)
     if baseline == "mean":
         return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).clone()
     if baseline == "blur":
         return gaussian_blur(pixels, BLUR_SIGMA_AT_224 * min(pixels.shape[2:]) / 224.0)
+    if baseline == "data mean":
+        if references is None:
+            raise DataError('the baseline "data mean" needs reference images of the data: give some, or use "blur"')
+        return checked_references(references, pixels).mean(dim=0, keepdim=True).expand_as(pixels).clone()
     raise ConfigError(f"found baseline = {baseline!r}: known are {', '.join(get_args(Baseline))}")
+
+
+def checked_references(references: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """References on the device of the images; DataError unless there is one at least and each has the images' shape."""
+    if references.ndim != 4 or len(references) == 0 or references.shape[1:] != images.shape[1:]:
+        raise DataError(
+            f"found references of shape {tuple(references.shape)} for images of shape {tuple(images.shape)}: give at"
+            " least one image of the data in the same shape (C, H, W)"
+        )
+    return references.detach().to(images)
 
 
 def sobel_edges(pixels: torch.Tensor) -> np.ndarray:
