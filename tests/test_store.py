@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.factories import HOSTILE, write_run
 from xvision.errors import RunError
-from xvision.result import Metric, StoredCase
+from xvision.result import UNTESTED, MapVerdict, MapWord, Metric, StoredCase
 from xvision.store import METRIC_COLUMNS, Run, Writer, write_atomic
 
 
@@ -148,3 +149,32 @@ def test_a_picture_cannot_lead_out_of_the_run(run: Run) -> None:
 def test_a_number_that_says_nothing_true_cannot_be_made(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="metric 'm'"):
         Metric("m", **given)
+
+
+def _judged(run: Run, **verdicts: tuple[str, MapVerdict]) -> Run:
+    """The run with a verdict on one method's maps in each of the named results."""
+    for analysis, (method, verdict) in verdicts.items():
+        Writer(run.path).record(replace(run.record(analysis), map_verdicts={method: verdict}))
+    return Run(run.path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "counts"),
+    [
+        ("describes the model", "fails randomisation", "fails randomisation"),
+        ("no better than a control", "describes the model", "no better than a control"),
+        ("not decided", "describes the model", "describes the model"),
+        ("not decided", "no better than a control", "no better than a control"),
+    ],
+)
+def test_where_analyses_disagree_on_a_method_the_warning_counts(
+    run: Run, first: MapWord, second: MapWord, counts: MapWord
+) -> None:
+    judged = _judged(run, performance=("m", MapVerdict(first, "One.")), fairness=("m", MapVerdict(second, "Other.")))
+    assert judged.map_verdict("m").word == counts
+
+
+def test_a_method_that_nothing_tested_is_said_to_be_untested(run: Run) -> None:
+    assert run.map_verdict("no such method") == UNTESTED
+    assert run.map_verdict("no such method").said == "not tested"
+    assert MapVerdict("not decided", "The interval holds both.").said == "not decided"

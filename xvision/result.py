@@ -74,6 +74,11 @@ class MapVerdict:
         """What is printed over a map that must not be relied on; empty for others."""
         return "do not rely on this map" if self.word in ("no better than a control", "fails randomisation") else ""
 
+    @property
+    def said(self) -> str:
+        """The word for pages, which tell a method that nothing tested from one that could not be decided."""
+        return "not tested" if self == UNTESTED else self.word
+
 
 UNTESTED = MapVerdict("not decided", "This run did not test whether these maps describe the model.")
 

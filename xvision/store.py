@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xvision import codec, images
+from xvision import archives, codec, images
 from xvision.errors import RunError
 from xvision.result import (
     NOT_JUDGED,
@@ -251,9 +250,18 @@ class Run:
         return found
 
     def map_verdict(self, name: str) -> MapVerdict:
-        """Whether the maps of a method, by its label, may be relied on."""
-        found = [record.map_verdicts[name] for record in self.records if name in record.map_verdicts]
-        return found[0] if found else UNTESTED
+        """Whether the maps of a method, by its label, may be relied on; where analyses disagree, the one that warns counts."""
+        return self.map_verdicts.get(name, UNTESTED)
+
+    @cached_property
+    def map_verdicts(self) -> Mapping[str, MapVerdict]:
+        """Every method that this run judged or drew a map of, by its label."""
+        drawn = {name: UNTESTED for record in self.records for case in record.cases for name in case.mapped}
+        found: dict[str, MapVerdict] = {}
+        for record in self.records:
+            for name, verdict in record.map_verdicts.items():
+                found[name] = min(found.get(name, verdict), verdict, key=_caution)
+        return found | {name: verdict for name, verdict in drawn.items() if name not in found}
 
     def file(self, relative: str) -> Path:
         """A file inside the run; RunError when the name leads out of it."""
@@ -272,22 +280,20 @@ class Run:
             ) from None
 
     def maps(self, case: StoredCase) -> Mapping[str, np.ndarray]:
-        """The maps of a case as numbers, by name, each finite and (H, W); RunError when the file is missing or holds others."""
+        """The maps of a case as numbers, by name, each float64, finite and (H, W).
+
+        Among them may be "pixels", the image's grey values, and "mask", the reference mask. RunError with one reason when the
+        file is missing, or is not what a run writes.
+        """
         if case.maps is None:
             return {}
         try:
-            with np.load(self.file(case.maps), allow_pickle=False) as arrays:
-                found = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as problem:
+            return archives.read_maps(self.file(case.maps))
+        except archives.DAMAGE as problem:
+            why = str(problem) if isinstance(problem, ValueError) else type(problem).__name__
             raise RunError(
-                f"{self.path}: the maps of case {case.id!r} cannot be read ({type(problem).__name__}). "
-                f"Run `xvision verify {self.path}`."
+                f"{self.path / case.maps}: the maps of case {case.id!r} cannot be read ({why}). Run `xvision verify {self.path}`."
             ) from None
-        if any(values.ndim != 2 or not np.isfinite(values).all() for values in found.values()):
-            raise RunError(
-                f"{self.path / case.maps}: holds something that is no map. Run `xvision verify {self.path}`."
-            )
-        return found
 
     def reviews(self) -> tuple[Mapping[str, Any], ...]:
         """The auditor's notes, oldest first; RunError when a line is not one."""
@@ -338,6 +344,11 @@ class Run:
 
 
 _PILLARS = {name: place for place, name in enumerate(PILLARS)}
+
+
+def _caution(verdict: MapVerdict) -> int:
+    """Warnings first, then what was decided."""
+    return 0 if verdict.stamp else 1 + (verdict.word == "not decided")
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -185,7 +185,7 @@ def _cases(audit: Audit, epsilons: tuple[float, ...], steps: int, options: dict[
         }
         shown = {key: images.enlarged(picture) for key, picture in pictures.items()}
         facts = {**audit.facts(position), "flips at": text.epsilon(float(rows["smallest"][place]))}
-        stored.append(Case(str(audit.ids[position]), facts, shown, {"adversarial twin": twin[0]}))
+        stored.append(Case(str(audit.ids[position]), facts, shown, {"adversarial pixels": twin[0]}))
     return tuple(stored)
 
 

@@ -11,18 +11,17 @@ import json
 import math
 import os
 import struct
-import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from xvision.archives import DAMAGE, fill, npy_header, usual_packing
 from xvision.data.findings import SEPARATOR
 from xvision.data.limits import MAX_PIXELS
 from xvision.data.sheets import Sheet
@@ -38,16 +37,6 @@ MAX_UNPACKED = 8 * 2**30
 MAX_RATIO = 100
 SMALL = 64 * 2**20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -82,9 +71,9 @@ class Member:
             with zipfile.ZipFile(self.archive) as archive, archive.open(f"{self.name}.npy") as stream:
                 stream.seek(self.header)
                 values: np.ndarray = np.empty(self.shape, self.dtype, order)
-                _fill(stream, values.reshape(-1, order="A").view(np.uint8).data)
+                fill(stream, values.reshape(-1, order="A").view(np.uint8).data)
                 return values
-        except (*_DAMAGE, KeyError) as problem:
+        except (*DAMAGE, KeyError) as problem:
             raise _damaged(self.archive, self.name, problem) from problem
 
 
@@ -185,7 +174,7 @@ def _members(path: Path) -> dict[str, Member]:
             if repeated:
                 raise DataError(f"{path} holds the array {repeated[0]!r} more than once: save it again.")
             found = {name: _member(path, archive, name) for name in wanted if f"{name}.npy" in present}
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         raise DataError(f"{path} is no readable npz archive ({problem}): save it again with numpy.savez.") from problem
     for name in found:
         other = name.replace("images", "labels") if name.endswith("images") else name.replace("labels", "images")
@@ -203,7 +192,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Member:
     try:
         _refuse_packing(info, f"{path}: {name}")
         with archive.open(info) as stream:
-            shape, fortran, dtype = _npy_header(stream)
+            shape, fortran, dtype = npy_header(stream)
             header = stream.tell()
         size = math.prod(shape) * dtype.itemsize
         if header + size != info.file_size:
@@ -212,7 +201,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Member:
                 f"{info.file_size}: the file is damaged, save it again."
             )
         start = None if info.compress_type else _data_start(path, info, header)
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         raise _damaged(path, name, problem) from problem
     member = Member(path.resolve(), name, shape, dtype, fortran, header, start, _stamp(path))
     _check_images(member) if name.endswith("images") else _check_labels(member, size)
@@ -221,7 +210,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Member:
 
 def _refuse_packing(info: zipfile.ZipInfo, where: str) -> None:
     """Neither encrypted, nor packed by an unusual method, nor a bomb."""
-    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if not usual_packing(info):
         raise DataError(f"{where} is encrypted or packed in an unusual way: save it again with numpy.savez.")
     if info.compress_type == zipfile.ZIP_STORED:
         return
@@ -235,21 +224,6 @@ def _refuse_packing(info: zipfile.ZipInfo, where: str) -> None:
             f"{where} unpacks to more than {MAX_RATIO} times its size ({info.file_size // 2**20} MiB), as no images do: "
             "save the archive with numpy.savez, without compression, if it is meant."
         )
-
-
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # headers written by Python 2 are read all the same
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"array format {version[0]}.{version[1]}")
-    if any(length < 0 for length in shape):
-        raise ValueError(f"the shape {shape}")
-    return shape, fortran, dtype
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -340,17 +314,6 @@ def _names(path: Path) -> dict[int, str]:
     if not usable or len(set(names.values())) != len(found):
         raise DataError(f"{beside}: class names must be filled in, different, and free of {SEPARATOR!r}.")
     return names
-
-
-def _fill(stream: IO[bytes], target: memoryview) -> None:
-    """Read exactly as many bytes as ``target`` has; with the last of them zipfile compares the checksum."""
-    done = 0
-    while done < len(target):
-        part = stream.read(min(2**24, len(target) - done))
-        if not part:
-            raise EOFError("the values end early")
-        target[done : done + len(part)] = part
-        done += len(part)
 
 
 def _damaged(path: Path, name: str, problem: Exception) -> DataError:
