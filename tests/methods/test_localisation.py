@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xvision.errors import ConfigError, DataError
-from xvision.methods.localisation import border_area, border_mass, mass_lift, pointing_game, relevance_mass
+from xvision.methods.localisation import (
+    border_area,
+    border_mass,
+    mass_lift,
+    pointing_game,
+    region_lift,
+    regions,
+    relevance_mass,
+)
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -93,3 +101,34 @@ def test_unusable_maps_and_masks_are_errors() -> None:
         border_mass(np.ones((4, 4)), 0.1)
     with pytest.raises(ConfigError, match=r"found width_fraction = 0\.5"):
         border_mass(np.ones((1, 4, 4)), 0.5)
+
+
+def test_regions_are_the_frame_and_four_corners() -> None:
+    found = regions(10, 20, corner=0.2, border=0.1)
+    assert list(found) == [
+        "border", "upper left corner", "upper right corner", "lower left corner", "lower right corner",
+    ]  # fmt: skip
+    assert [int(mask.sum()) for mask in found.values()] == [56, 8, 8, 8, 8]
+    assert found["upper right corner"][:2, 16:].all()
+    assert found["lower left corner"][8:, :4].all()
+    assert found["lower right corner"][8:, 16:].all()
+
+
+def test_region_lift_of_known_maps() -> None:
+    corner = regions(10, 10, corner=0.2, border=0.1)["upper left corner"]
+    marked = np.zeros((3, 10, 10))
+    marked[0, 0, 0], marked[1] = 5.0, 1.0
+    marked[2, 1, 1], marked[2, 5, 5], marked[2, 9, 9] = 1.0, 3.0, -9.0
+    np.testing.assert_allclose(region_lift(marked, corner), [25.0, 1.0, 6.25])
+    assert np.isnan(region_lift(-marked[:2], corner)).all()
+
+
+def test_unusable_regions_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"found corner = 0\.5"):
+        regions(10, 10, corner=0.5, border=0.1)
+    with pytest.raises(ConfigError, match=r"found width_fraction = 0\.0"):
+        regions(10, 10, corner=0.2, border=0.0)
+    with pytest.raises(DataError, match=r"region of shape \(4, 4\), type bool and 0 pixels"):
+        region_lift(np.ones((1, 4, 4)), np.zeros((4, 4), dtype=bool))
+    with pytest.raises(DataError, match=r"region of shape \(4, 5\)"):
+        region_lift(np.ones((1, 4, 4)), np.ones((4, 5), dtype=bool))
