@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
 from xvision.models.base import ModuleClassifier, hash_weights, two_sided
+from xvision.models.layers import fed, input_of, layers_name, outputs_of, put_back, skipped
 from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
 from xvision.models.llm.text import NOTHING, TextVocabulary
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
-from xvision.models.protocols import Access, Attention, InputSpec
+from xvision.models.protocols import Access, Attention, InputSpec, TokenMap
+from xvision.models.token_passes import body_of_places, places_of
 from xvision.models.tokens import Layout, layout_of, token_map
 
 # Facts of the saving, not of the model: the same weights saved twice keep their fingerprint.
@@ -125,7 +127,11 @@ class HuggingFaceClassifier(ModuleClassifier):
 
 
 class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
-    """A classifier of a family whose tokens are known; also an AttentionClassifier."""
+    """A classifier of a family whose tokens are known; also an AttentionClassifier and a TokenClassifier.
+
+    A learned prefix has a place in the sequence but no states: its rows of ``embedded`` and ``hidden`` are zeros, which
+    nothing reads.
+    """
 
     def __init__(
         self,
@@ -137,29 +143,93 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(module, preprocessing, source=source, notes=notes)
-        self._tokens = token_map(layout)
+        self._layout, self._tokens = layout, token_map(layout)
+        self._layers_name: str | None = None
+
+    @property
+    def token_map(self) -> TokenMap:
+        """Which token is which. Raises ModelError for bound texts of different lengths: no one map is theirs."""
+        if self._text is not None and bool((self._text == NOTHING).any()):
+            raise ModelError("The bound texts have different lengths: bind one text to read attention or tokens.")
+        return self._tokens
 
     def attention(self, pixels: torch.Tensor) -> Attention:
-        """Post-softmax attention of every layer, in the autograd graph, and the logits of the same pass.
+        """Post-softmax attention and states of every layer, in the autograd graph, and the logits of the same pass.
 
-        Memory grows as B × L × A × T². Raises ModelError when a layer yields no weights, or weights that contradict
-        the token map, and for bound texts of different lengths: no one token map is theirs.
+        Memory grows as B × L × A × T². Raises ModelError when a layer yields no weights or no states, or weights that
+        contradict the token map, and for bound texts of different lengths.
         """
-        if self._text is not None and bool((self._text == NOTHING).any()):
-            raise ModelError("The bound texts have different lengths: bind one text to read attention.")
+        tokens, layers = self.token_map, self._layers(required=False)
         # The parameters are frozen, so the graph has to start at the pixels.
         start = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
-        with _eager(self.module):
+        with _eager(self.module), outputs_of(layers) as states:
             output = self._passed(start, attentions=True)
         weights = tuple(layer.float() for layer in output.attentions or ())
         self._check(weights)
-        return Attention(weights, two_sided(output.logits), self._tokens)
+        if len(states) != len(weights):
+            raise self._no_layers()
+        return Attention(weights, two_sided(output.logits), tokens, tuple(self._with_prefix(state) for state in states))
+
+    def embedded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) float32, what the first layer reads, in the graph of the pixels. No layer is run."""
+        _, layers = self.token_map, self._layers()
+        with skipped(layers), input_of(layers[0]) as states:
+            self._passed(pixels)
+        return self._with_prefix(states[0])
+
+    def from_embedded(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K) for such tokens, those at ``kept`` (B, T') only; raises ModelError where a needed one is left out."""
+        places, layers = places_of(tokens, kept, self.token_map), self._layers()
+        prefix = self._layout.sources
+        with fed(layers[0], tokens[:, prefix:]):
+            return self._headed(places[:, prefix:] - prefix, layers[-1])
+
+    def read_out(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of the head on states (B, T, D) of any layer, after the model's last normalisation. No layer is run."""
+        places, layers, prefix = places_of(hidden, None, self.token_map), self._layers(), self._layout.sources
+        with skipped(layers), fed(layers[0], hidden[:, prefix:]):
+            return self._headed(places[:, prefix:] - prefix, layers[-1])
+
+    def _headed(self, places: torch.Tensor, last: nn.Module) -> torch.Tensor:
+        """Logits of a pass whose first layer is fed with tokens at these places (B, T'), a prefix not counted."""
+        module, spec = self.module, self.input
+        if isinstance(module, LlmImageClassifier):  # reads its last token or tokens, which are kept
+            prompt = (
+                self._layout.before.count("virtual") - self._layout.sources
+            )  # enters in the body, without positions
+            body = body_of_places(module.backbone, places[:, prompt:] - prompt, module.first_position)
+            return two_sided(module.decide(body.last_hidden_state))
+        blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=self.device)
+        with put_back(last, places, len(self._tokens.names)):
+            return two_sided(module(pixel_values=blank).logits)
+
+    def _with_prefix(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) float32: zeros before the states where the model has a learned prefix."""
+        return nn.functional.pad(states.float(), (0, 0, self._layout.sources, 0))
+
+    def _layers(self, *, required: bool = True) -> Sequence[nn.Module]:
+        """The layers, first to last; none where they cannot be found and need not be."""
+        if self._layers_name is None:
+            spec, count = self.input, int(self.description["layers"])
+            grey = torch.full((1, spec.channels, spec.height, spec.width), 0.5, device=self.device)
+            self._layers_name = layers_name(
+                self.module, count, lambda: self.module(pixel_values=self.preprocessing.normalise(grey))
+            )
+        if self._layers_name is None and required:
+            raise self._no_layers()
+        found: Any = self.module.get_submodule(self._layers_name) if self._layers_name is not None else ()
+        return tuple(found)
+
+    def _no_layers(self) -> ModelError:
+        return ModelError(
+            f"The states between the layers of {type(self.module).__name__} cannot be read: use gradients of the pixels."
+        )
 
     def _bind(self, text: torch.Tensor) -> None:
         super()._bind(text)
         layout = layout_of(self.module, self.input, text=text.shape[1])
         if layout is not None:
-            self._tokens = token_map(layout)
+            self._layout, self._tokens = layout, token_map(layout)
 
     def _check(self, weights: tuple[torch.Tensor, ...]) -> None:
         name, layers, count = type(self.module).__name__, int(self.description["layers"]), len(self._tokens.names)

@@ -109,16 +109,25 @@ class LlmImageClassifier(PreTrainedModel):
             inputs_embeds=tokens, **self._padding(tokens, text), output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )  # fmt: skip
-        hidden = body.last_hidden_state
-        last = self.config.readout == "last"
-        pooled = hidden[:, -1] if last else hidden[:, -self.config.patches :].mean(dim=1)
-        logits = self.classifier(self.dropout(self.cls_norm(pooled)))
+        logits = self.decide(body.last_hidden_state)
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             hidden_states=body.hidden_states,
             attentions=getattr(body, "attentions", None),  # a body without attention has none
         )
+
+    def decide(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of the body's last states (B, T, D)."""
+        last = self.config.readout == "last"
+        pooled = hidden[:, -1] if last else hidden[:, -self.config.patches :].mean(dim=1)
+        logits: torch.Tensor = self.classifier(self.dropout(self.cls_norm(pooled)))
+        return logits
+
+    @property
+    def first_position(self) -> int:
+        """The number of the first position."""
+        return self._first_position
 
     def _read(self, text: torch.Tensor | None) -> torch.Tensor | None:
         places = 0 if text is None else text.shape[1]
