@@ -60,7 +60,7 @@ def rollout(
         ConfigError: an option is out of range.
     """
     layers = _used_layers(weights, start_layer)
-    _require_residual(residual)
+    require_residual(residual)
     if not 0.0 <= discard < 1.0:
         raise ConfigError(f"found discard = {discard}: the share of weights set to zero must be from 0 to below 1")
     row = readout_row(readout, layers[0])
@@ -88,7 +88,7 @@ def uninformative(allowed: np.ndarray, layers: int, readout: np.ndarray, *, resi
     """
     if layers < 1:
         raise ConfigError(f"found layers = {layers} for the reference row: give the number of layers used, at least 1")
-    _require_residual(residual)
+    require_residual(residual)
     mask = torch.as_tensor(np.asarray(allowed, dtype=np.float64))
     if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         raise ModelError(f"the attention mask has shape {tuple(mask.shape)}: it must be (T, T), rows attending")
@@ -180,7 +180,8 @@ def _used_layers(weights: Sequence[torch.Tensor], start_layer: int) -> Sequence[
     return weights[start_layer:]
 
 
-def _require_residual(residual: float) -> None:
+def require_residual(residual: float) -> None:
+    """Raise ConfigError for a share of the skip connection outside [0, 1)."""
     if not 0.0 <= residual < 1.0:
         raise ConfigError(f"found residual = {residual}: the share of the skip connection must be from 0 to below 1")
 
@@ -220,11 +221,7 @@ def fused(layer: torch.Tensor, head_fusion: HeadFusion, index: int) -> torch.Ten
         raise ConfigError(f"found head_fusion = {head_fusion!r}: it must be 'mean', 'max' or 'min'")
     one = _FUSIONS[head_fusion](heads) if heads.shape[1] > 1 else heads.squeeze(1)
     # A mean keeps what NaN, infinities and negative scores do to it; a maximum or minimum may hide them.
-    low, high = torch.aminmax(one if head_fusion == "mean" else heads)
-    if not (float(low) >= 0.0 and float(high) < np.inf):
-        raise ModelError(
-            f"attention of layer {index} holds negative or non-finite weights: the weights after softmax are needed"
-        )
+    require_softmax(one if head_fusion == "mean" else heads, index)
     return one.cpu().double()
 
 
@@ -233,6 +230,15 @@ def require_layer(layer: torch.Tensor, index: int) -> torch.Tensor:
     if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
         raise ModelError(f"attention of layer {index} has shape {tuple(layer.shape)}: it must be (B, A, T, T)")
     return layer.detach() if layer.dtype == torch.float64 else layer.detach().float()
+
+
+def require_softmax(weights: torch.Tensor, index: int) -> None:
+    """Raise ModelError unless the weights of layer ``index`` are finite and not negative."""
+    low, high = torch.aminmax(weights)  # NaN shows in both
+    if not (float(low) >= 0.0 and float(high) < np.inf):
+        raise ModelError(
+            f"attention of layer {index} holds negative or non-finite weights: the weights after softmax are needed"
+        )
 
 
 def without_smallest(layer: torch.Tensor, discard: float) -> torch.Tensor:
