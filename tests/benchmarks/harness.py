@@ -24,8 +24,16 @@ def row(check: str, figure: Any, target: str, holds: bool, how: str) -> Row:
     return {"check": check, "figure": figure, "target": target, "holds": bool(holds), "how": how}
 
 
-def main(name: str, measure: Callable[[bool], Iterator[Row]], left_out: Callable[[bool], list[str]]) -> int:
-    """Runs a benchmark; 0 only when every row holds. left_out: what this machine or ``--quick`` did not measure."""
+def main(
+    name: str,
+    measure: Callable[[bool], Iterator[Row]],
+    left_out: Callable[[bool], list[str]],
+    packages: tuple[str, ...] = PACKAGES,
+) -> int:
+    """Runs a benchmark; 0 only when every row holds. left_out: what this machine or ``--quick`` did not measure.
+
+    packages: those whose versions belong to the figures; one that is not installed is None.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="at most a minute; says what it left out")
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -35,7 +43,8 @@ def main(name: str, measure: Callable[[bool], Iterator[Row]], left_out: Callable
     for found in measure(parsed.quick):
         rows.append(found)
         print(
-            f"{'holds' if found['holds'] else 'FAILS':<6} {found['check']:<58} {found['figure']!s:<28} {found['target']}",
+            f"{'holds' if found['holds'] else 'FAILS':<6} {found['check']:<58} {found['figure']!s:<28} {found['target']:<9}"
+            f" {found.get('evaluations', '')}".rstrip(),
             flush=True,
         )
     skipped = left_out(parsed.quick)
@@ -45,11 +54,18 @@ def main(name: str, measure: Callable[[bool], Iterator[Row]], left_out: Callable
         facts = {
             "benchmark": name, "quick": parsed.quick, "machine": provenance.hardware(torch.device("cpu")),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            "versions": {package: _version(package) for package in packages},
             "rows": rows, "left_out": skipped,
         }  # fmt: skip
         parsed.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return 0 if all(found["holds"] for found in rows) else 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @contextmanager
@@ -75,4 +91,4 @@ class Silent:
 
 
 if __name__ == "__main__":
-    sys.exit("Run one of the benchmarks: classifier, gpu.")
+    sys.exit("Run one of the benchmarks: classifier, explanations, gpu.")
