@@ -61,7 +61,8 @@ def _structural(first: np.ndarray, second: np.ndarray) -> float:
     pair = [each.astype(np.float64) / np.abs(each).max() for each in (first, second)]
     side = min(_WINDOW, *first.shape)
     spread = max(each.max() for each in pair) - min(each.min() for each in pair)
-    return float(skimage_similarity(*pair, win_size=side - 1 + side % 2, data_range=spread))
+    window = side - 1 + side % 2
+    return float(skimage_similarity(*pair, win_size=window, data_range=spread))  # type: ignore[no-untyped-call]  # partly annotated
 
 
 def efficient_mprt(maps: np.ndarray, randomised_maps: np.ndarray, *, bins: int = BINS) -> np.ndarray:
