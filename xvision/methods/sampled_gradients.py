@@ -169,16 +169,17 @@ def _difference(
 ) -> np.ndarray:
     """Score at the image minus the mean score at the references it drew, (B,) float64."""
     scores = log_odds(_in_parts(logits, images, internal_batch), targets)
-    used, places = torch.cat([plan.order for plan in plans]).unique(return_inverse=True)
-    found = _in_parts(logits, references[used.to(references.device)], internal_batch)
-    each = places.view(len(plans), -1).to(found.device)
+    orders = np.stack([plan.order.numpy() for plan in plans])
+    used, places = np.unique(orders, return_inverse=True)
+    found = _in_parts(logits, references[torch.from_numpy(used).to(references.device)], internal_batch)
+    each = torch.from_numpy(places).view(orders.shape).to(found.device)
     starts = [log_odds(found[own], target.expand(len(own))).mean() for own, target in zip(each, targets, strict=True)]
     difference: np.ndarray = (scores - torch.stack(starts)).double().cpu().numpy()
     return difference
 
 
 def _in_parts(logits: Logits, images: torch.Tensor, size: int) -> torch.Tensor:
-    return torch.cat([logits(part) for part in images.split(size)])
+    return torch.cat([logits(images[first : first + size]) for first in range(0, len(images), size)])
 
 
 def _noisy(
