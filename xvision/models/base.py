@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from xvision.errors import ModelError
+from xvision.models.parts import Parts, parameters_of, parts_of, shuffle
 from xvision.models.protocols import InputSpec, Task
 
 
@@ -21,6 +23,7 @@ class ModuleClassifier:
     classes: tuple[str, ...]
     module: Any
     """A torch module; what else it is, a subclass knows."""
+    _parts: Parts | None = None
 
     @property
     def multilabel(self) -> bool:
@@ -42,18 +45,40 @@ class ModuleClassifier:
         device: torch.device = self.module.device
         return device
 
-    def randomised(self, seed: int) -> Self:
-        """The same network with every weight tensor shuffled: same scale, nothing learned. A control for explanations."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The blocks that together hold every parameter, in the order in which an image meets them; found with a grey image."""
+        return tuple(self._known_parts())
+
+    def randomised(self, seed: int, parts: Sequence[str] | None = None) -> Self:
+        """The same network with every weight tensor of these parts (None: of all) shuffled: same scale, nothing learned.
+
+        A control for explanations. Each tensor's order follows from the seed and its name: the same part is shuffled alike,
+        alone or with others. Raises ModelError for a part that is not there.
+        """
+        names = [name for name, _ in self.module.named_parameters()]
+        if parts is not None:
+            names = parameters_of(self._known_parts(), parts)
         twin = copy(self)
         with warnings.catch_warnings():  # copying an exported program meets torch's own deprecations
             warnings.simplefilter("ignore", FutureWarning)
             twin.module = deepcopy(self.module)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weights in twin.module.parameters():
-                order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
-                weights.copy_(weights.flatten()[order].view_as(weights))
+        shuffle(twin.module, names, seed)
         return twin
+
+    def _known_parts(self) -> Parts:
+        if self._parts is None:
+            grey = self._grey()
+            self._parts = parts_of(self.module, lambda: self.logits(grey))
+        return self._parts
+
+    def _grey(self) -> torch.Tensor:
+        """One image without content (1, C, H, W)."""
+        return torch.full((1, self.input.channels, self.input.height, self.input.width), 0.5, device=self.device)
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) in float32 for pixels (B, C, H, W) in [0, 1]; raises ModelError for another shape."""
+        raise NotImplementedError
 
     def _checked(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels in float32; ModelError for a shape that the model does not take."""

@@ -109,6 +109,15 @@ class HuggingFaceClassifier(ModuleClassifier):
         """How many of the texts have more tokens than the model reads: it reads their beginning only."""
         return _vocabulary(self.module).encode(texts).cut
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The bound text, one word or piece per text token; empty without one. Raises ModelError for several texts."""
+        if self._text is None:
+            return ()
+        if len(self._text) > 1:
+            raise ModelError(f"{len(self._text)} texts are bound: bind one to read its words.")
+        return _vocabulary(self.module).words(self._text[0].tolist())
+
     def _bind(self, text: torch.Tensor) -> None:
         self._text = text
 
@@ -210,10 +219,9 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
     def _layers(self, *, required: bool = True) -> Sequence[nn.Module]:
         """The layers, first to last; none where they cannot be found and need not be."""
         if self._layers_name is None:
-            spec, count = self.input, int(self.description["layers"])
-            grey = torch.full((1, spec.channels, spec.height, spec.width), 0.5, device=self.device)
+            grey = self.preprocessing.normalise(self._grey())
             self._layers_name = layers_name(
-                self.module, count, lambda: self.module(pixel_values=self.preprocessing.normalise(grey))
+                self.module, int(self.description["layers"]), lambda: self.module(pixel_values=grey)
             )
         if self._layers_name is None and required:
             raise self._no_layers()

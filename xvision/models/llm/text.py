@@ -20,6 +20,7 @@ from xvision.errors import ModelError
 FILE = "tokenizer.json"
 NOTHING = -1
 """In a row of text: there is no token at this place."""
+UNKNOWN_WORD = "[unknown]"
 _UNKNOWN = "[UNK]"
 
 
@@ -91,6 +92,10 @@ class TextVocabulary:
             kept = [self._rows.get(number, 0) for number in entry.ids[: self.length]]
             rows[place, self.length - len(kept) :] = kept
         return Encoded(rows, sum(len(entry.ids) > self.length for entry in found), int((rows == 0).sum()))
+
+    def words(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """Each row as a word, or the piece of one that it is; what the model does not know is called so."""
+        return tuple(self.tokenizer.decode([self.ids[row - 1]]) if row else UNKNOWN_WORD for row in rows)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from xvision.store import write_atomic
 
 CARD = "xvision.json"
 _TOLERANCE = 1e-4
+_Shuffle = tuple[int, tuple[str, ...] | None]
 
 
 class ExportedClassifier(NetworkClassifier):
@@ -36,17 +37,17 @@ class ExportedClassifier(NetworkClassifier):
 
     def __init__(self, content: bytes, facts: Facts, device: torch.device, batch: tuple[int, int | None]) -> None:
         self._content, self._batch = content, batch
-        self._seeds: tuple[int, ...] = ()
+        self._shuffles: tuple[_Shuffle, ...] = ()
         super().__init__(_module(content, device, facts.source), facts, device)
 
-    def randomised(self, seed: int) -> ExportedClassifier:
-        """The same program with every weight tensor shuffled."""
-        twin = super().randomised(seed)
-        twin._seeds = (*self._seeds, seed)
+    def randomised(self, seed: int, parts: Sequence[str] | None = None) -> ExportedClassifier:
+        """The same program with every weight tensor of these parts (None: of all) shuffled."""
+        twin = super().randomised(seed, parts)
+        twin._shuffles = (*self._shuffles, (seed, None if parts is None else tuple(parts)))
         return twin
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _revived, (self._content, self.facts, str(self.device), self._batch, self._seeds)
+        return _revived, (self._content, self.facts, str(self.device), self._batch, self._shuffles)
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         fewest, most = self._batch
@@ -59,12 +60,12 @@ class ExportedClassifier(NetworkClassifier):
 
 
 def _revived(
-    content: bytes, facts: Facts, device: str, batch: tuple[int, int | None], seeds: tuple[int, ...]
+    content: bytes, facts: Facts, device: str, batch: tuple[int, int | None], shuffles: tuple[_Shuffle, ...]
 ) -> ExportedClassifier:
     """The classifier in another process."""
     model = ExportedClassifier(content, facts, torch.device(device), batch)
-    for seed in seeds:
-        model = model.randomised(seed)
+    for seed, parts in shuffles:
+        model = model.randomised(seed, parts)
     return model
 
 

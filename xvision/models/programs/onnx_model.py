@@ -6,7 +6,7 @@ weights outside their own folder, are refused before onnxruntime sees them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -48,7 +48,12 @@ class OnnxClassifier(NetworkClassifier):
     def description(self) -> dict[str, str | int]:
         return {**super().description, "parameters": self._parameters}
 
-    def randomised(self, seed: int) -> NoReturn:
+    @property
+    def parts(self) -> NoReturn:
+        """Raises AttributeError: onnxruntime keeps the weights to itself."""
+        raise AttributeError(f"{self.facts.source}: an ONNX file has no parts that could be shuffled.")
+
+    def randomised(self, seed: int, parts: Sequence[str] | None = None) -> NoReturn:
         """Raises ModelError: onnxruntime keeps the weights to itself."""
         raise ModelError(f"{self.facts.source}: the weights of an ONNX file cannot be shuffled (seed {seed}).")
 

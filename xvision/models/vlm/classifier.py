@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -112,8 +113,8 @@ class VlmClassifier(ModuleClassifier):
             hook.remove()
         return seen[0][:, -1].float()
 
-    def randomised(self, seed: int) -> Self:
-        twin = super().randomised(seed)
+    def randomised(self, seed: int, parts: Sequence[str] | None = None) -> Self:
+        twin = super().randomised(seed, parts)
         twin._prior = twin._without_content() if self.plan.normalise == "pmi" else None
         return twin
 
