@@ -21,6 +21,10 @@ PAIRS = {True: 5, False: 11}
 def measure(quick: bool) -> Iterator[Row]:
     pairs = PAIRS[quick]
     yield from maps.rollout_rows(pairs)
+    yield from maps.occlusion_rows(pairs)
+    if missing("grad-cam") is None:
+        for name in ("ResNet-18", "ResNet-50"):
+            yield from maps.grad_cam_rows(name, pairs)
     if missing("quantus") is None:
         yield from sharing.localisation(pairs)
 
