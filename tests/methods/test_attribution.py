@@ -9,44 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from tests.methods.small_models import ONES, Counted, Logits, images, pixels_of, scalar_model, small_network
 from xvision.errors import ConfigError, DataError, ModelError
 from xvision.methods.attribution import (
     Attribution,
     baseline_pixels,
     integrated_gradients,
-    random_map,
     saliency,
-    sobel_edges,
 )
+from xvision.methods.controls import random_maps, sobel_edges
 from xvision.methods.localisation import mass_lift, pointing_game, relevance_mass
 from xvision.methods.target import log_odds
-
-Logits = Callable[[torch.Tensor], torch.Tensor]
-ONES = torch.ones(1, dtype=torch.int64)
-
-
-def scalar_model(function: Callable[[torch.Tensor], torch.Tensor]) -> Logits:
-    """A binary model whose log-odds of class 1 is the given function of the flattened pixels."""
-
-    def logits(pixels: torch.Tensor) -> torch.Tensor:
-        score = function(pixels.flatten(1))
-        return torch.stack([torch.zeros_like(score), score], dim=1)
-
-    return logits
-
-
-def pixels_of(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)
-
-
-def small_network(seed: int = 0, classes: int = 3) -> nn.Module:
-    torch.manual_seed(seed)
-    body = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 8), nn.Tanh())
-    return nn.Sequential(body, nn.Linear(8, classes)).eval()
-
-
-def images(batch: int = 4, seed: int = 0) -> torch.Tensor:
-    return torch.rand(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
 def test_log_odds_is_the_logit_of_the_softmax_probability() -> None:
@@ -95,17 +68,17 @@ def test_integrated_gradients_of_a_quadratic_is_exact_with_one_node() -> None:
 
 
 def test_saturation_hides_the_pixel_from_the_gradient_but_not_from_integrated_gradients() -> None:
-    model = scalar_model(lambda x: (1.0 - torch.relu(1.0 - 2.0 * x)).sum(dim=1))
-    assert saliency(model, pixels_of(1.0), ONES).maps.item() == 0.0
-    result = integrated_gradients(model, pixels_of(1.0), ONES, baseline="black", steps=32)
+    model = scalar_model(lambda x: (1.0 - torch.relu(1.0 - x)).sum(dim=1))
+    assert saliency(model, pixels_of(2.0), ONES).maps.item() == 0.0
+    result = integrated_gradients(model, pixels_of(2.0), ONES, baseline="black", steps=32)
     assert result.maps.item() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_integrated_gradients_credits_the_smaller_of_two_inputs_with_their_minimum() -> None:
     result = integrated_gradients(
-        scalar_model(lambda x: torch.minimum(x[:, 0], x[:, 1])), pixels_of(0.25, 0.75), ONES, baseline="black"
+        scalar_model(lambda x: torch.minimum(x[:, 0], x[:, 1])), pixels_of(1.0, 3.0), ONES, baseline="black"
     )
-    np.testing.assert_allclose(result.maps.ravel(), [0.25, 0.0], atol=1e-6)
+    np.testing.assert_allclose(result.maps.ravel(), [1.0, 0.0], atol=1e-6)
 
 
 def test_integrated_gradients_agrees_with_an_integral_done_by_hand() -> None:
@@ -171,18 +144,12 @@ def test_a_batch_gives_what_each_case_gives_alone() -> None:
 
 @pytest.mark.parametrize("internal_batch", [1, 3, 1000])
 def test_the_internal_batch_changes_no_number(internal_batch: int) -> None:
-    largest = 0
-
-    def counting(pixels: torch.Tensor) -> torch.Tensor:
-        nonlocal largest
-        largest = max(largest, len(pixels))
-        return model(pixels)
-
     model, pixels, targets = small_network(), images(4), torch.tensor([0, 1, 2, 0])
     expected = integrated_gradients(model, pixels, targets, baseline="black", steps=7)
-    result = integrated_gradients(counting, pixels, targets, baseline="black", steps=7, internal_batch=internal_batch)
+    counted = Counted(model)
+    result = integrated_gradients(counted, pixels, targets, baseline="black", steps=7, internal_batch=internal_batch)
     np.testing.assert_allclose(result.maps, expected.maps, atol=1e-6)
-    assert largest <= internal_batch
+    assert counted.largest <= internal_batch
 
 
 def test_the_model_and_the_pixels_are_left_untouched() -> None:
@@ -259,20 +226,6 @@ def test_baselines_are_what_their_names_say() -> None:
     assert float(((offsets**2 * blurred).sum() / blurred.sum()).sqrt()) == pytest.approx(10.0, abs=0.01)
 
 
-def test_sobel_gives_the_slope_of_a_ramp_and_nothing_on_a_constant() -> None:
-    ramp = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 3, 8, 8) * 0.1
-    np.testing.assert_allclose(sobel_edges(ramp)[0, :, 1:-1], 0.1, atol=1e-6)
-    np.testing.assert_allclose(sobel_edges(ramp.transpose(2, 3))[0, 1:-1], 0.1, atol=1e-6)
-    assert (sobel_edges(torch.full((1, 1, 5, 5), 0.4)) == 0).all()
-
-
-def test_the_random_control_follows_its_generator() -> None:
-    maps = random_map((2, 4, 5), np.random.default_rng(3))
-    assert maps.dtype == np.float32
-    np.testing.assert_array_equal(maps, random_map((2, 4, 5), np.random.default_rng(3)))
-    assert len(np.unique(maps)) == 40
-
-
 def test_a_planted_shortcut_is_found_and_the_controls_miss_it() -> None:
     masks = np.zeros((6, 32, 32), dtype=bool)
     masks[:, 20:26, 4:10] = True
@@ -283,5 +236,5 @@ def test_a_planted_shortcut_is_found_and_the_controls_miss_it() -> None:
     for result in explain(model, pixels, torch.ones(6).long()):
         assert (pointing_game(result.maps, masks) == 1.0).all()
         np.testing.assert_allclose(relevance_mass(result.maps, masks), 1.0, atol=1e-6)
-    for control in (sobel_edges(pixels), random_map((6, 32, 32), np.random.default_rng(0))):
+    for control in (sobel_edges(pixels), random_maps(range(10, 16), 32, 32)):
         assert (np.abs(mass_lift(control, masks) - 1.0) < 0.3).all()

@@ -11,7 +11,8 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity as skimage_similarity
 
 from xvision.errors import DataError
-from xvision.methods.attribution import saliency, sobel_edges
+from xvision.methods.attribution import saliency
+from xvision.methods.controls import sobel_edges
 from xvision.methods.randomisation import (
     bottom_up,
     efficient_mprt,

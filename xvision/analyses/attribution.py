@@ -16,13 +16,13 @@ from xvision.methods.attribution import (
     SMALLEST_DIFFERENCE,
     Attribution,
     integrated_gradients,
-    random_map,
     randomised_similarity,
     saliency,
-    sobel_edges,
 )
+from xvision.methods.controls import random_maps, sobel_edges
 from xvision.methods.intervals import bootstrap
 from xvision.methods.localisation import border_area, border_mass, mass_lift
+from xvision.methods.randomness import case_seed
 from xvision.methods.target import Logits
 from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, spoken
@@ -121,8 +121,8 @@ def _maps(
 
 def _random(batch: Batch, seed: int) -> np.ndarray:
     """A random map of its own for every case, whatever batch it is in."""
-    shape = tuple(batch.pixels.shape[2:])
-    return np.stack([random_map(shape, np.random.default_rng([seed, *name.encode()])) for name in batch.ids])
+    height, width = batch.pixels.shape[2:]
+    return random_maps([case_seed(seed, "random map", name) for name in batch.ids], height, width)
 
 
 def _metrics(audit: Audit, rows: Rows, positions: np.ndarray) -> tuple[Metric, ...]:

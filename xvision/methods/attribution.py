@@ -1,4 +1,4 @@
-"""Which pixels a score depends on: gradient and integrated gradients, with the controls to compare them with.
+"""Which pixels a score depends on: gradient and integrated gradients.
 
 The only module that imports captum. Gradients are taken for the pixels alone, so a model's parameters, their ``.grad``
 and ``requires_grad`` stay as they were. Shapes: B batch, C channels, H W image, K classes.
@@ -14,7 +14,7 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
 from xvision.errors import ConfigError, DataError
-from xvision.methods.filters import gaussian_blur, sobel_gradient
+from xvision.methods.filters import gaussian_blur
 from xvision.methods.randomisation import randomised_similarity as randomised_similarity  # until its importers follow
 from xvision.methods.target import Logits, checked, finite_maps, gradients_for_pixels, score_of
 
@@ -154,21 +154,6 @@ def checked_references(references: torch.Tensor, images: torch.Tensor) -> torch.
             " least one image of the data in the same shape (C, H, W)"
         )
     return references.detach().to(images)
-
-
-def sobel_edges(pixels: torch.Tensor) -> np.ndarray:
-    """Control map (B, H, W): strength of the edges in the mean over channels, blind to the model.
-
-    A method whose map is no better placed than this one has shown the image, not the model (Adebayo et al. 2018).
-    """
-    horizontal, vertical = sobel_gradient(pixels.detach().float().mean(dim=1, keepdim=True))
-    edges: np.ndarray = torch.hypot(horizontal, vertical).squeeze(1).cpu().numpy()
-    return edges
-
-
-def random_map(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Control map: independent uniform values in [0, 1), float32; what knowing nothing scores."""
-    return rng.random(shape, dtype=np.float32)
 
 
 def _along_the_line(

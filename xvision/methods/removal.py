@@ -135,15 +135,7 @@ def reference_pixels(pixels: torch.Tensor, operator: Operator, references: torch
         raise ConfigError("road fills from what is left: it has no filling before it is known what is removed")
     if operator not in get_args(Operator):
         raise ConfigError(f"found the operator {operator!r}: known are {', '.join(get_args(Operator))}")
-    if operator != "data mean":
-        return baseline_pixels(pixels, operator)
-    if references is None or references.shape[1:] != pixels.shape[1:] or len(references) == 0:
-        found = "none" if references is None else f"shape {tuple(references.shape)}"
-        raise DataError(
-            f"data mean needs reference images of shape (R, {', '.join(map(str, pixels.shape[1:]))}): {found}"
-        )
-    mean = references.detach().to(pixels.device, torch.float32).mean(dim=0, keepdim=True)
-    return mean.expand_as(pixels)
+    return baseline_pixels(pixels, operator, references)
 
 
 def _filler(images: torch.Tensor, operator: Operator, seeds: Sequence[int], references: torch.Tensor | None) -> _Fill:
