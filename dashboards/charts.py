@@ -131,7 +131,7 @@ def _bars(chart: Bars) -> go.Figure:
         )  # fmt: skip
     ticks = {
         "tickvals": named,
-        "ticktext": _wrapped([chart.categories[place] for place in named], 14),
+        "ticktext": wrapped([chart.categories[place] for place in named], 14),
         "showgrid": False,
     }
     drawn.update_xaxes(**{**_axis(chart.x), **ticks})
@@ -155,7 +155,7 @@ def _forest(chart: Forest) -> go.Figure:
     )  # fmt: skip
     notes = {"x": [None], "y": [None], "yaxis": "y2", "mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     drawn.add_scatter(**notes)
-    labels, words = _wrapped([mark.label for mark in marks], 30), [_beside(mark) for mark in marks]
+    labels, words = wrapped([mark.label for mark in marks], 30), [_beside(mark) for mark in marks]
     shared = {"tickvals": rows, "range": [-0.6, len(rows) - 0.4], "automargin": True, "ticks": "", "zeroline": False}
     right = {"overlaying": "y", "side": "right", "showgrid": False, "tickfont": {"color": MUTED, "size": 12}}
     drawn.update_xaxes(**_axis(chart.value))
@@ -177,8 +177,8 @@ def _spoken(mark: Mark) -> str:
 def _beside(mark: Mark) -> str:
     """The row in words, its note on a line of its own."""
     if mark.value is None:
-        return _wrapped([_spoken(mark)], 26)[0]
-    lines = _wrapped([text.value(mark.value, mark.low, mark.high), mark.note], 26)
+        return wrapped([_spoken(mark)], 26)[0]
+    lines = wrapped([text.value(mark.value, mark.low, mark.high), mark.note], 26)
     return "<br>".join(lines if mark.note else lines[:1])
 
 
@@ -200,7 +200,7 @@ def _heat_map(chart: HeatMap) -> go.Figure:
             hovertext=hover, hoverinfo="text", hoverongaps=True,
         )
     )  # fmt: skip
-    below, beside = _wrapped(chart.columns, max(10, 56 // max(len(columns), 1))), _wrapped(chart.rows, 24)
+    below, beside = wrapped(chart.columns, max(10, 56 // max(len(columns), 1))), wrapped(chart.rows, 24)
     flat = {"showgrid": False, "zeroline": False, "ticks": "", "automargin": True}
     drawn.update_xaxes(title=_title(chart.x_label), tickvals=columns, ticktext=below, **flat)
     drawn.update_yaxes(title=_title(chart.y_label), tickvals=rows, ticktext=beside, autorange="reversed", **flat)
@@ -295,7 +295,7 @@ def _dash(place: int) -> str:
 
 
 def _legend(name: str) -> str:
-    return _wrapped([name], 44)[0]
+    return wrapped([name], 44)[0]
 
 
 def _tallest(*labels: Sequence[str]) -> int:
@@ -303,6 +303,6 @@ def _tallest(*labels: Sequence[str]) -> int:
     return _LINE * max((label.count("<br>") + 1 for group in labels for label in group), default=1)
 
 
-def _wrapped(labels: Sequence[str], width: int) -> list[str]:
+def wrapped(labels: Sequence[str], width: int) -> list[str]:
     """Labels broken into lines, none of them cut."""
     return ["<br>".join(figure_text(line) for line in textwrap.wrap(plain(label), width)) or " " for label in labels]

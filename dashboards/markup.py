@@ -86,6 +86,12 @@ def badge(verdict: str, word: str = "") -> Html:
     return element("span", join([symbol, word or verdict.capitalize()]), f"xv-badge xv-is-{slug(verdict)}")
 
 
+def hint(content: object, sentence: object) -> Html:
+    """Something with a sentence that shows under the pointer and is read out with it."""
+    words = inert.markup_text(sentence)
+    return Html(f'<span title="{words}" aria-description="{words}">{safe(content)}</span>')
+
+
 def banner(verdict: str, sentence: object, remark: object = "") -> Html:
     words = join(
         [

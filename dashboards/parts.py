@@ -1,9 +1,7 @@
-"""Pieces of pages that more than one page shows: findings, charts, tables, pictures."""
+"""Pieces of pages that more than one page shows: findings, charts, tables."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
@@ -12,11 +10,11 @@ import streamlit as st
 
 from dashboards import inert, markup
 from dashboards.charts import figure
+from dashboards.gallery import map_legend, pictures
 from dashboards.markup import Html
 from dashboards.theme import slug
 from xvision import text
 from xvision.charts import Bars, Chart, Forest, HeatMap, Images, Lines, Table
-from xvision.errors import RunError
 from xvision.result import Finding, Judgement, Metric, Record, StoredCase, named, spoken
 from xvision.store import Run
 
@@ -29,8 +27,6 @@ _TOOLBAR = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 }
 _ROWS_OF_CASES = 6
-_PICTURE_WIDTH = 208
-_LARGEST_SIDE = 4096
 _SHORT_LABEL, _FEW_COLUMNS = 16, 8
 _METRIC_COLUMNS = ("Metric", "Condition", "Result", "n", "Unit", "Better", "Interval", "Value", "Low", "High")
 
@@ -211,6 +207,9 @@ def _image_rows(chart: Images, run: Run, record: Record, links: Links, place: st
             st.space("small")
         case_heading(case, links, key=f"{place}-{number}")
         pictures(run, [(case, name, "") for name in chart.pictures if name in case.pictures])
+    legend = map_legend(run, (name for name in chart.pictures if any(name in case.mapped for case in cases)))
+    if legend:
+        markup.show(markup.gap(), markup.subheading("May these maps be believed?"), legend)
 
 
 def case_heading(case: StoredCase, links: Links, *, key: str) -> None:
@@ -228,34 +227,3 @@ def case_heading(case: StoredCase, links: Links, *, key: str) -> None:
 
 def spoken_fact(value: str | float) -> str:
     return text.number(value) if isinstance(value, float) else str(value)
-
-
-def pictures(run: Run, shown: Sequence[tuple[StoredCase, str, str]]) -> None:
-    """Pictures side by side, each under its name and, where one is given, under where it comes from."""
-    with st.container(horizontal=True, gap="medium"):
-        for case, name, source in shown:
-            with st.container(width=_PICTURE_WIDTH, gap="xsmall"):
-                markup.show(markup.element("div", name, "xv-name"), markup.muted(source) if source else "")
-                picture(run, case, name)
-
-
-def picture(run: Run, case: StoredCase, name: str) -> None:
-    """One stored picture, or one sentence when its file is missing or is not a picture."""
-    try:
-        content = run.picture(case, name)
-    except RunError as problem:
-        markup.show(markup.alert(problem))
-        return
-    if not _is_picture(content):
-        markup.show(markup.alert(f"{case.pictures[name]} is not a PNG picture: the file was changed or is damaged."))
-        return
-    st.image(content, width="stretch", output_format="PNG", alt=inert.plain(f"{name} of case {case.id}"))
-
-
-def _is_picture(content: bytes) -> bool:
-    """Whether the bytes begin as a PNG of a sensible size; its header's checksum is verified, nothing is decoded."""
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR" or len(content) < 33:
-        return False
-    width, height = struct.unpack(">II", content[16:24])
-    intact = zlib.crc32(content[12:29]) == int.from_bytes(content[29:33], "big")
-    return intact and 0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE

@@ -10,7 +10,7 @@ import pandas as pd
 
 from xvision import images
 from xvision.charts import Axis, Bars, Forest, HeatMap, Images, Lines, Mark, Reference, Series, Table
-from xvision.result import Case, Check, Finding, Group, Judgement, Metric, Record, Result, RunInfo
+from xvision.result import Case, Check, Finding, Group, Judgement, MapVerdict, Metric, Record, Result, RunInfo
 from xvision.store import Writer
 
 HOSTILE = "#panic() $x$ [a](http://evil.example/p.png) <script>x</script> ![t](http://evil.example/q.png)\t\x00\u200b\ufeff 😀 ไทย =1+1"
@@ -118,18 +118,35 @@ def performance(label: str) -> Result:
     )
 
 
+def methods(label: str) -> dict[str, MapVerdict | None]:
+    """Methods of the run's maps, one for each verdict; the last was tested by nobody, one has a hostile name."""
+    return {
+        "integrated gradients": MapVerdict("describes the model", "Similarity with random weights is 0.050."),
+        "saliency": MapVerdict("fails randomisation", f"Similarity with random weights is 0.970 for {label}."),
+        "rollout": MapVerdict("no better than a control", "Deletion is 0.510, that of random maps is 0.500."),
+        f"occlusion of {label}".replace("\x00", ""): MapVerdict("not decided", "The interval holds both."),
+        "map": None,
+    }
+
+
 def explanation(label: str) -> Result:
+    """Two cases with a map of each method: evidence for (4 × 4 pixels) and, left of it, against (3 × 2 pixels)."""
     rng = np.random.default_rng(0)
-    cases = []
+    known, cases = methods(label), []
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[8:14, 8:15] = True
     for name in ("case-1", "case-2"):
         pixels = rng.random((1, 16, 16))
-        values = rng.normal(size=(16, 16))
-        pictures = {
-            "image": images.enlarged(images.photograph(pixels), 96),
-            "map": images.enlarged(images.overlay(pixels, values, signed=True), 96),
-        }
-        cases.append(Case(name, {"label": label, "predicted": "normal", "score": 0.25}, pictures, {"map": values}))
-    grid = Images("Where it looks", "Two cases with maps.", ("case-1", "case-2"), ("image", "map"))
+        planted = np.zeros((16, 16))
+        planted[9:13, 10:14], planted[2:5, 3:5] = 1.0, -1.0
+        maps = {method: planted if place == 0 else rng.normal(size=(16, 16)) for place, method in enumerate(known)}
+        maps["saliency"] = np.abs(maps["saliency"])
+        pictures = {"image": images.photograph(pixels)}
+        pictures |= {key: images.overlay(pixels, values, signed=key != "saliency") for key, values in maps.items()}
+        shown = {key: images.enlarged(picture, 96) for key, picture in pictures.items()}
+        extra = {"mask": mask, "pixels": pixels[0]} if name == "case-1" else {"mask": mask}
+        cases.append(Case(name, {"label": label, "predicted": "normal", "score": 0.25}, shown, maps | extra))
+    grid = Images("Where it looks", "Two cases with maps.", ("case-1", "case-2"), ("image", *reversed(known)))
     metrics = (Metric("completeness_gap", 0.01, 0.0, 0.02, n=2, better="lower", interval="patient bootstrap"),)
     table = Table(
         "Methods", "One row per method.", ("Method", "Mass", "Note"), ((label, 0.25, None), ("saliency", 0.5, "x"))
@@ -140,7 +157,12 @@ def explanation(label: str) -> Result:
         (grid, table),
         tuple(cases),
         {"attribution": pd.DataFrame({"id": ["case-1"], "gap": [0.01]})},
+        map_verdicts={method: verdict for method, verdict in known.items() if verdict is not None},
     )
+
+
+def _told(result: Result, tested: bool) -> Result:
+    return result if tested else replace(result, map_verdicts={})
 
 
 def fairness(label: str) -> Result:
@@ -155,8 +177,13 @@ def fairness(label: str) -> Result:
     )
 
 
-def write_run(folder: Path, *, label: str = "lesion", status: str = "complete", judged: bool = True) -> Path:
-    """A run with every chart kind, a skipped and a failed analysis, one finding of each verdict."""
+def write_run(
+    folder: Path, *, label: str = "lesion", status: str = "complete", judged: bool = True, tested: bool = True
+) -> Path:
+    """A run with every chart kind, a skipped and a failed analysis, one finding of each verdict.
+
+    tested: whether the methods whose maps it holds were, with each verdict there is.
+    """
     writer = Writer(folder)
     with writer.locked():
         writer.info(replace(run_info(label), status=status))
@@ -173,7 +200,7 @@ def write_run(folder: Path, *, label: str = "lesion", status: str = "complete", 
         }
         writer.table("predictions", pd.DataFrame(rows))
         writer.result(_record("performance", "Performance", "Performance"), performance(label))
-        writer.result(_record("attribution", "Attribution", "Explanation"), explanation(label))
+        writer.result(_record("attribution", "Attribution", "Explanation"), _told(explanation(label), tested))
         writer.result(_record("fairness", "Fairness", "Fairness"), fairness(label))
         writer.record(
             replace(
