@@ -170,7 +170,7 @@ def test_weights_that_the_score_does_not_depend_on_are_an_error_that_says_what_t
 @pytest.mark.parametrize("method", WEIGHTED)
 def test_unusable_weights_and_gradients_are_errors(method: object) -> None:
     weights = softmax_layers(0, 2)
-    for given, slopes, message in (
+    for layers, slopes, message in (
         ([], [], "found attention of 0 layers and gradients of 0"),
         ([weights[0], -weights[1]], slopes_like(weights), "layer 1 holds negative or non-finite weights"),
         (weights, [torch.zeros(1, 1, 5, 5), torch.full((1, 1, 5, 5), torch.nan)], "layer 1 is NaN or infinite"),
@@ -179,7 +179,7 @@ def test_unusable_weights_and_gradients_are_errors(method: object) -> None:
         (weights, [torch.zeros(1, 1, 5, 5), torch.zeros(1, 5, 5)], r"layer 1 has shape \(1, 5, 5\)"),
     ):
         with pytest.raises(ModelError, match=message):
-            method(given, slopes, CLS)
+            method(layers, slopes, CLS)
     with pytest.raises(ModelError, match=r"shape \(4,\)"):
         method(weights, slopes_like(weights), np.eye(4)[0])
 
