@@ -15,7 +15,6 @@ from captum.attr import InputXGradient, IntegratedGradients, Saliency
 
 from xvision.errors import ConfigError, DataError
 from xvision.methods.filters import gaussian_blur
-from xvision.methods.randomisation import randomised_similarity as randomised_similarity  # until its importers follow
 from xvision.methods.target import Logits, checked, finite_maps, gradients_for_pixels, score_of
 
 Baseline = Literal["black", "mean", "blur", "data mean"]
