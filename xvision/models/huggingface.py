@@ -214,6 +214,8 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
 
     def _with_prefix(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) float32: zeros before the states where the model has a learned prefix."""
+        if not self._layout.sources:
+            return states.float()  # the very node of the graph, so that logits can be differentiated by it
         return nn.functional.pad(states.float(), (0, 0, self._layout.sources, 0))
 
     def _layers(self, *, required: bool = True) -> Sequence[nn.Module]:
