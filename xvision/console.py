@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import rich.console
 from rich.markup import escape
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from xvision import codec
 from xvision.engine import Progress
+from xvision.explain.method import Method
 from xvision.registry import Analysis
 from xvision.result import Judgement, Record
 
@@ -89,6 +90,19 @@ def print_analyses(found: Sequence[Analysis]) -> None:
         options = "\n".join(f"{option.name} = {codec.plain(option.default)}" for option in item.options)
         table.add_row(*(escape(text) for text in (item.name, item.question, item.need, item.passes, options)))
     rich.console.Console().print(table)
+
+
+def print_methods(found: Sequence[Method], refused: Mapping[str, str]) -> None:
+    """Name, family, cost and source of every method of explanation, then those that are refused whatever the model."""
+    table = Table("Method", "Family", "Passes per image", "Source", "Note")
+    for item in found:
+        taken = "taken by default where it fits" if item.chosen is not None else ""
+        note = "; ".join(part for part in (taken, item.note) if part)
+        table.add_row(*(escape(text) for text in (item.name, item.family, item.passes, item.source, note)))
+    console = rich.console.Console()
+    console.print(table)
+    for name, reason in refused.items():
+        console.print(f"refused  {name}: {escape(reason)}.", highlight=False)
 
 
 def print_doctor() -> int:

@@ -1,224 +1,221 @@
-"""Pixel attributions, never without the results that say whether to believe them."""
+"""Pixel attributions by every method that fits the model, each shown with the verdict on its maps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import numpy as np
-import torch
 
-from xvision import images, text
+from xvision import text
 from xvision.audit import Audit, mean_metric, metric
-from xvision.charts import Chart, Images, Table
+from xvision.charts import Chart, HeatMap, Table
 from xvision.engine import Batch, Rows
-from xvision.methods.attribution import (
-    SMALLEST_DIFFERENCE,
-    Attribution,
-    integrated_gradients,
-    randomised_similarity,
-    saliency,
-)
-from xvision.methods.controls import random_maps, sobel_edges
+from xvision.explain.catalogue import refusals
+from xvision.explain.maps import Explainer, explained, likeness, prepared, where_defined
+from xvision.explain.method import Baseline, Settings
+from xvision.explain.pictures import side_by_side
+from xvision.methods.attribution import SMALLEST_DIFFERENCE
+from xvision.methods.complexity import entropy, gini
 from xvision.methods.intervals import bootstrap
-from xvision.methods.localisation import border_area, border_mass, mass_lift
-from xvision.methods.randomness import case_seed
-from xvision.methods.target import Logits
+from xvision.methods.localisation import border_area, border_mass
 from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, spoken
 
-Baseline = Literal["black", "mean", "blur"]
-_METHODS = ("integrated_gradients", "saliency")
-_CONTROLS = ("edges", "random")
-_DEPENDS_LITTLE = 0.5
-"""Similarity with the maps of random weights above which a map is called a picture of the image, not of the model."""
+_PATH = "integrated_gradients"
+_BASELINES: tuple[Baseline, ...] = ("black", "blur", "data mean")
+_GAP = 0.05
+"""Share of the score's change that a sum of attributions may miss; customary in the field."""
 
 
 @analysis(
-    "Attribution", pillar="Explanation", need="gradients", passes="2 × (steps + 4) forward, 2 × (steps + 1) backward"
+    "Attribution",
+    pillar="Explanation",
+    need="pixels",
+    passes="those of its methods; integrated gradients for three baselines: 3 × (steps + 2) forward, 3 × steps backward",
 )
 def attribution(
-    audit: Audit, *, cases: int = 100, steps: int = 50, baseline: Baseline = "blur", border: float = 0.1
+    audit: Audit,
+    *,
+    cases: int = 100,
+    methods: tuple[str, ...] = (),
+    baseline: Baseline = "blur",
+    steps: int = 32,
+    samples: int = 16,
+    masks: int = 256,
+    noise: float = 0.1,
+    border: float = 0.1,
 ) -> Result:
-    """Which pixels move the score, and do the maps describe the model rather than the image?
+    """Which parts of the image move the score, and how much of that is a matter of the method?
 
-    Explained is the log-odds of the positive class (of the decided class with more than two). Integrated gradients
-    (Sundararajan 2017) adds up to the change from the baseline; ``completeness_gap`` is the share it misses, pooled over cases.
-    ``randomisation_similarity`` is the rank correlation with the map of the same network with shuffled weights (after Adebayo
-    2018): near 1 means the map shows the image whatever the model learned. ``mass_lift`` is the share of positive attribution
-    inside the reference mask or box over the mask's share of the area: 1 is chance. ``border_lift`` is the same for the
-    outer frame of the image, where no anatomy should decide. The edge and random controls know nothing of the model; a method
-    that does not beat them explains nothing. A map shows where the score is sensitive, not why, and not what a reader would see.
+    Explained is the log-odds of the positive class (of the decided class with more than two). Methods are those that fit the
+    model; the others are refused, with the reason, because a map that means nothing looks like any other. Whether a method's maps
+    describe this model is not decided here but by explanation quality, and is printed with every map.
+
+    ``completeness_gap`` is the share of the score's change from baseline to image that a map's sum misses, pooled over cases.
+    ``baseline_agreement`` is the rank correlation of integrated gradients (Sundararajan 2017) from two baselines, by patch: far
+    below 1, the map is as much about the baseline as about the image. ``gini`` and ``entropy`` (in nats) say how concentrated a map
+    is; neither says that it is right. ``border_lift`` is the share of positive attribution in the outer frame of the image over the
+    frame's share of the area: 1 is chance, and no anatomy should decide there. A map shows where the score is sensitive, not why,
+    and not what a reader would see.
     """
-    positions = audit.sample(cases)
-    targets = _targets(audit)
-    masks = _Masks(audit)
+    settings = Settings(baseline=baseline, steps=steps, samples=samples, masks=masks, noise=noise)
+    explainer = prepared(audit, methods, with_controls=False, settings=settings)
+    others = _other_baselines(explainer)
+    positions = explainer.sample(cases)
 
     def measure(batch: Batch) -> Rows:
-        chosen = _chosen(batch, targets)
-        twin = batch.model.randomised(audit.seed)
-        maps = _maps(batch.pixels, chosen, batch.model.logits, baseline, steps)
-        twins = _maps(batch.pixels, chosen, twin.logits, baseline, steps)
-        moved = np.abs(np.asarray(maps["integrated_gradients"].difference, dtype=np.float64))
-        gap = np.asarray(maps["integrated_gradients"].gap, dtype=np.float64)
-        rows: Rows = {"missed": gap * np.maximum(moved, SMALLEST_DIFFERENCE), "moved": moved}
-        for name in _METHODS:
-            rows[f"similarity {name}"] = randomised_similarity(np.abs(maps[name].maps), np.abs(twins[name].maps))
-        arrays = {name: maps[name].maps for name in _METHODS}
-        arrays |= {"edges": sobel_edges(batch.pixels), "random": _random(batch, audit.seed)}
-        for name, values in arrays.items():
-            rows[f"lift {name}"] = masks.lift(batch.ids, values)
-            rows[f"border {name}"] = border_mass(values, border) / border_area(values.shape[1], values.shape[2], border)
+        rows: Rows = {}
+        for name, maps in explainer.maps(batch).items():
+            units = explainer.units.sums(maps.values)
+            area = border_area(*batch.pixels.shape[2:], border)
+            rows[f"gini {name}"] = where_defined(units, lambda at, units=units: gini(np.abs(units[at])))
+            rows[f"entropy {name}"] = where_defined(units, lambda at, units=units: entropy(np.abs(units[at])))
+            rows[f"border {name}"] = where_defined(
+                maps.values, lambda at, maps=maps, area=area: border_mass(maps.values[at], border) / area
+            )
+            rows |= _completeness(maps.gap, maps.difference, name)
+            if name == _PATH:
+                for other in others:
+                    found = explained(other.methods[0], other.asked(batch))
+                    kind = other.settings.baseline
+                    rows |= _completeness(found.gap, found.difference, f"{_PATH} {kind}")
+                    rows[f"agreement {kind}"] = likeness(explainer.units, maps.values, found.values)
         return rows
 
-    rows = audit.map(measure, positions=positions, options={"steps": steps, "baseline": baseline, "border": border})
-    metrics = _metrics(audit, rows, positions)
-    stored = _cases(audit, targets, baseline, steps)
+    rows = audit.map(measure, positions=positions, options={**explainer.options, "border": border})
+    metrics = _metrics(audit, explainer, rows, positions)
+    stored = explainer.cases()
+    charts = _charts(explainer, metrics, stored)
     return Result(
-        _summary(metrics, len(positions)),
-        metrics,
-        _charts(metrics, stored),
-        stored,
-        caveats=_caveats(metrics, baseline),
+        _summary(explainer, metrics, len(positions)), metrics, charts, stored, caveats=_caveats(explainer, metrics)
     )
 
 
-class _Masks:
-    """Reference masks of those cases that have one."""
-
-    def __init__(self, audit: Audit) -> None:
-        self.data, self.spec = audit.data, audit.model.input
-        self.known = {str(name) for name, has in audit.data.has_mask.items() if has}
-
-    def lift(self, ids: tuple[str, ...], maps: np.ndarray) -> np.ndarray:
-        """(B,) mass lift, NaN for a case without mask."""
-        lifts = np.full(len(ids), np.nan)
-        places = [place for place, name in enumerate(ids) if name in self.known]
-        if places:
-            lifts[places] = mass_lift(maps[places], self.data.masks([ids[place] for place in places], self.spec))
-        return lifts
-
-
-def _targets(audit: Audit) -> Mapping[str, int]:
-    """The class whose log-odds are explained, by case."""
-    if audit.decision.positive is not None:
-        return dict.fromkeys(map(str, audit.ids), audit.positive)
-    return {str(name): int(code) for name, code in zip(audit.ids, audit.predictions.decisions, strict=True)}
-
-
-def _chosen(batch: Batch, targets: Mapping[str, int]) -> torch.Tensor:
-    return torch.tensor([targets[name] for name in batch.ids], device=batch.pixels.device)
-
-
-def _maps(
-    pixels: torch.Tensor, targets: torch.Tensor, logits: Logits, baseline: Baseline, steps: int
-) -> dict[str, Attribution]:
-    return {
-        "integrated_gradients": integrated_gradients(logits, pixels, targets, baseline=baseline, steps=steps),
-        "saliency": saliency(logits, pixels, targets),
-    }
-
-
-def _random(batch: Batch, seed: int) -> np.ndarray:
-    """A random map of its own for every case, whatever batch it is in."""
-    height, width = batch.pixels.shape[2:]
-    return random_maps([case_seed(seed, "random map", name) for name in batch.ids], height, width)
-
-
-def _metrics(audit: Audit, rows: Rows, positions: np.ndarray) -> tuple[Metric, ...]:
-    pooled = bootstrap(
-        lambda weights: (weights @ rows["missed"]) / np.maximum(weights @ rows["moved"], 1e-12),
-        audit.patients[positions],
-        rng=audit.rng("gap"),
-    )
-    found = [metric("completeness_gap", pooled, better="lower", where={"method": "integrated_gradients"})]
-    for name in _METHODS:
-        values = rows[f"similarity {name}"]
-        found.append(
-            mean_metric(audit, "randomisation_similarity", values, positions, better="lower", where={"method": name})
+def _other_baselines(explainer: Explainer) -> tuple[Explainer, ...]:
+    """Integrated gradients from the baselines that were not chosen, where it is among the methods."""
+    if _PATH not in {method.name for method in explainer.methods}:
+        return ()
+    chosen = explainer.settings
+    return tuple(
+        prepared(
+            explainer.audit,
+            (_PATH,),
+            with_controls=False,
+            settings=Settings(baseline=kind, steps=chosen.steps, batch=chosen.batch),
         )
-    for name in (*_METHODS, *_CONTROLS):
-        where = {"method": name}
-        lift, frame = rows[f"lift {name}"], rows[f"border {name}"]
-        found.append(
-            mean_metric(
-                audit, "mass_lift", lift, positions, better="higher", where=where, reason="no mask or box in the data"
+        for kind in _BASELINES
+        if kind != chosen.baseline
+    )
+
+
+def _completeness(gap: np.ndarray | None, difference: np.ndarray | None, name: str) -> Rows:
+    if gap is None or difference is None:
+        return {}
+    moved = np.abs(difference)
+    return {f"missed {name}": gap * np.maximum(moved, SMALLEST_DIFFERENCE), f"moved {name}": moved}
+
+
+def _metrics(audit: Audit, explainer: Explainer, rows: Rows, positions: np.ndarray) -> tuple[Metric, ...]:
+    found = []
+    for key in rows:
+        if key.startswith("missed "):
+            name, _, kind = key.removeprefix("missed ").partition(" ")
+            where = {"method": name} | ({"baseline": kind} if kind else {})
+            found.append(_gap(audit, rows, positions, key.removeprefix("missed "), where))
+        if key.startswith("agreement "):
+            where = {"method": _PATH, "baseline": key.removeprefix("agreement ")}
+            found.append(mean_metric(audit, "baseline_agreement", rows[key], positions, better="higher", where=where))
+    for method in explainer.methods:
+        where = {"method": method.name}
+        for name in ("gini", "entropy"):
+            unit = "nats" if name == "entropy" else ""
+            found.append(
+                mean_metric(audit, name, rows[f"{name} {method.name}"], positions, where=where, unit=unit, reason=_FLAT)
             )
-        )
-        found.append(mean_metric(audit, "border_lift", frame, positions, better="lower", where=where))
+        values = rows[f"border {method.name}"]
+        found.append(mean_metric(audit, "border_lift", values, positions, better="lower", where=where, reason=_NOTHING))
     return tuple(found)
 
 
-def _cases(audit: Audit, targets: Mapping[str, int], baseline: Baseline, steps: int) -> tuple[Case, ...]:
-    def measure(batch: Batch) -> Rows:
-        maps = _maps(batch.pixels, _chosen(batch, targets), batch.model.logits, baseline, steps)
-        return {name: found.maps for name, found in maps.items()}
-
-    rows = audit.map(measure, positions=audit.showcase, options={"steps": steps, "baseline": baseline})
-    known = set(_Masks(audit).known)
-    stored = []
-    for place, (position, pixels) in enumerate(zip(audit.showcase, audit.pixels(audit.showcase), strict=True)):
-        name = str(audit.ids[position])
-        original = images.photograph(pixels)
-        if name in known:
-            original = images.outline(original, audit.data.masks([name], audit.model.input)[0])
-        ig, gradient = rows["integrated_gradients"][place], rows["saliency"][place]
-        pictures = {
-            "image": original,
-            "integrated gradients": images.overlay(pixels, ig, signed=True),
-            "saliency": images.overlay(pixels, gradient, signed=False),
-        }
-        shown = {key: images.enlarged(picture) for key, picture in pictures.items()}
-        stored.append(Case(name, audit.facts(position), shown, {"integrated gradients": ig, "saliency": gradient}))
-    return tuple(stored)
+_FLAT = "every map is zero everywhere or not finite"
+_NOTHING = "no map has positive attribution"
 
 
-def _charts(metrics: tuple[Metric, ...], stored: tuple[Case, ...]) -> tuple[Chart, ...]:
-    columns = ("randomisation_similarity", "mass_lift", "border_lift")
-    by = {(item.name, item.where["method"]): item for item in metrics}
-    rows = tuple(
-        (text.label(name), *(spoken(by[column, name]) if (column, name) in by else "–" for column in columns))
-        for name in (*_METHODS, *_CONTROLS)
+def _gap(audit: Audit, rows: Rows, positions: np.ndarray, key: str, where: dict[str, str]) -> Metric:
+    missed, moved = rows[f"missed {key}"], rows[f"moved {key}"]
+    defined = np.isfinite(missed) & np.isfinite(moved)
+    if not defined.any():
+        return Metric("completeness_gap", None, better="lower", where=where, reason="no case has a finite map")
+    pooled = bootstrap(
+        lambda weights: (weights @ missed[defined]) / np.maximum(weights @ moved[defined], 1e-12),
+        audit.patients[positions[defined]],
+        rng=audit.rng(f"gap {key}"),
     )
-    sanity = Table(
-        title="May these maps be believed?",
-        alt="Sanity results of each method beside two controls that know nothing of the model.",
-        columns=(
-            "Method",
-            "Similarity with random weights (0 is good)",
-            "Lift inside mask (1 is chance)",
-            "Lift on border (1 is chance)",
-        ),
-        rows=rows,
+    return metric("completeness_gap", pooled, better="lower", where=where)
+
+
+def _charts(explainer: Explainer, metrics: tuple[Metric, ...], stored: tuple[Case, ...]) -> tuple[Chart, ...]:
+    labels = [method.label for method in explainer.methods]
+    title = (
+        "Maps of selected cases: orange speaks for the explained class, blue against; maps without sign show strength"
     )
-    grid = Images(
-        title="Maps of selected cases: orange speaks for the explained class, blue against; the mask is outlined in green",
-        alt="One row per case: the image, integrated gradients and saliency drawn over it.",
-        cases=tuple(case.id for case in stored),
-        pictures=("image", "integrated gradients", "saliency"),
-    )
-    return (sanity, grid) if stored else (sanity,)
-
-
-def _summary(metrics: tuple[Metric, ...], cases: int) -> str:
-    gap, similarity = metrics[0], metrics[1]
-    return (
-        f"Integrated gradients on {text.plural(cases, 'image')} miss {spoken(gap)} of the score change and agree with the maps of "
-        f"random weights at {spoken(similarity)}."
-    )
-
-
-def _caveats(metrics: tuple[Metric, ...], baseline: Baseline) -> tuple[str, ...]:
-    found = [
-        f"Attributions are relative to a {baseline} baseline: what equals the baseline gets no attribution however much it matters."
-    ]
-    for item in metrics:
-        if item.name == "randomisation_similarity" and item.value is not None and item.value > _DEPENDS_LITTLE:
-            found.append(
-                f"Do not rely on {text.label(str(item.where['method'])).lower()} maps: they change little when the weights are random."
+    charts: list[Chart] = list(side_by_side(title, labels, stored))
+    agreement = [item for item in metrics if item.name == "baseline_agreement"]
+    if agreement:
+        charts.append(
+            HeatMap(
+                title="Does the map depend on the baseline?",
+                alt="Rank correlation of integrated gradients from the chosen baseline with those from others.",
+                columns=tuple(str(item.where["baseline"]) for item in agreement),
+                rows=(explainer.settings.baseline,),
+                values=(tuple(item.value for item in agreement),),
+                x_label="Other baseline",
+                y_label="Chosen",
+                low=-1,
+                high=1,
+                better="higher",
             )
-        if (
-            item.name == "completeness_gap" and item.value is not None and item.value > 0.05
-        ):  # 5 %: field's customary bound
-            found.append("The completeness gap is above 5 %: raise the number of steps before reading the maps.")
+        )
+    return (*charts, _used(explainer), _refused(explainer))
+
+
+def _used(explainer: Explainer) -> Table:
+    rows = tuple((item.label, item.family, item.passes, item.source, item.note) for item in explainer.methods)
+    return Table(
+        "Methods used",
+        "What each method costs for one image, where it comes from, and what must be known when using it.",
+        ("Method", "Family", "Passes", "Source", "Note"),
+        rows,
+    )
+
+
+def _refused(explainer: Explainer) -> Table:
+    rows = tuple(
+        (text.label(name), reason[:1].upper() + reason[1:]) for name, reason in refusals(explainer.audit.model).items()
+    )
+    return Table(
+        "Methods refused for this model",
+        "A map that does not mean what it seems to mean is not drawn.",
+        ("Method", "Why, and what to use instead"),
+        rows,
+    )
+
+
+def _summary(explainer: Explainer, metrics: tuple[Metric, ...], cases: int) -> str:
+    used = text.listing([method.label for method in explainer.methods], most=8)
+    lead = f"{text.plural(cases, 'image')} explained by {used}."
+    gap = next((item for item in metrics if item.name == "completeness_gap" and "baseline" not in item.where), None)
+    if gap is None:
+        return lead
+    return f"{lead} {explainer.label(str(gap.where['method'])).capitalize()} miss {spoken(gap)} of the score's change."
+
+
+def _caveats(explainer: Explainer, metrics: tuple[Metric, ...]) -> tuple[str, ...]:
+    found = [
+        f"Attributions are relative to a {explainer.settings.baseline} baseline: what equals it gets none however much it matters."
+    ]
+    found += [f"{method.label.capitalize()}: {method.note}" for method in explainer.methods if method.note]
+    found += [
+        f"The completeness gap of {explainer.label(str(item.where['method']))} is above 5 %: raise `steps` before reading the maps."
+        for item in metrics
+        if item.name == "completeness_gap" and "baseline" not in item.where and (item.value or 0.0) > _GAP
+    ]
     return tuple(found)

@@ -25,6 +25,24 @@ def analyses(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def methods(parsed: argparse.Namespace) -> int:
+    from xvision.console import print_methods
+    from xvision.explain.catalogue import KNOWN_WRONG, controls, methods as known
+
+    found = [*known().values(), *controls().values()]
+    if not parsed.json:
+        print_methods(found, KNOWN_WRONG)
+        return 0
+    rows = [
+        {"name": item.name, "label": item.label, "family": item.family, "signed": item.signed, "passes": item.passes,
+         "source": item.source, "note": item.note, "default": item.chosen is not None, "refused": ""}
+        for item in found
+    ]  # fmt: skip
+    refused = [{"name": name, "refused": reason} for name, reason in KNOWN_WRONG.items()]
+    print(json.dumps([*rows, *refused], indent=2, ensure_ascii=False))
+    return 0
+
+
 def metrics(parsed: argparse.Namespace) -> int:
     from xvision import text
     from xvision.codec import plain

@@ -19,6 +19,7 @@ from xvision.engine import Batch, Rows
 from xvision.errors import ModelError
 from xvision.explain.catalogue import chosen, controls, units_of
 from xvision.explain.method import Asked, Maps, Method, Settings
+from xvision.methods.randomisation import randomised_similarity
 from xvision.methods.randomness import case_seed
 from xvision.methods.units import Units
 from xvision.result import Case
@@ -213,6 +214,12 @@ def where_defined(values: np.ndarray, score: Callable[[np.ndarray], np.ndarray])
     if len(places):
         found[places] = score(places)
     return found
+
+
+def likeness(units: Units, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(B,) rank correlation by unit of how strong two maps are; noise from pixel to pixel would hide that they are alike."""
+    first, second = (np.abs(units.sums(values))[:, None, :] for values in (before, after))
+    return where_defined(first + second, lambda at: randomised_similarity(first[at], second[at]))
 
 
 def _row(maps: Maps, place: int) -> _Kept:
