@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from dashboards import inert, markup, viewer
+from dashboards import inert, markup, viewer, zoom
 from dashboards.gallery import map_badge, spoken
 from dashboards.patches import Patch, strongest_patches
 from dashboards.stack import Map, Stack, stacked
@@ -30,6 +30,7 @@ class Look(NamedTuple):
     evidence: bool
 
 
+@st.fragment
 def show(run: Run, stored: Mapping[str, StoredCase]) -> None:
     """The viewer of the first analysis's image with the maps of all; nothing for a case without maps."""
     try:
@@ -43,10 +44,11 @@ def show(run: Run, stored: Mapping[str, StoredCase]) -> None:
     with st.container(border=True, key="panel-viewer"):
         markup.show(markup.subheading("Maps under one zoom"), markup.muted(_HOW))
         chosen, look = _controls(stack, case)
+        view = zoom.kept(case, "panel-viewer", (tuple(chosen), look))
         found = {name: _evidence(stack.maps[name]) for name in chosen} if look.evidence else {}
         panels = [_original(stack, look), *(_panel(stack, name, look, found.get(name, ())) for name in chosen)]
         st.plotly_chart(
-            viewer.figure(panels, memory=case), theme=None, config=viewer.TOOLS, key=f"viewer-{case}",
+            viewer.figure(panels, view), theme=None, config=viewer.TOOLS, key=f"viewer-{case}",
             alt=inert.plain(_alt(stack, chosen)),
         )  # fmt: skip
         _explained(stack, chosen, found)

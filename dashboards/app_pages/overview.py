@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboards import inert, markup
+from dashboards.gallery import map_table
 from dashboards.markup import Html
 from dashboards.parts import Links, finding_card, limits, ordered
 from xvision import text
@@ -16,6 +17,7 @@ from xvision.result import Finding, Group, Judgement, Metric, Record, RunInfo, n
 from xvision.store import Run
 
 _FIGURES_PER_ANALYSIS = 4
+_QUALITY, _ARROW = "explanation_quality", ":material/arrow_forward:"
 _CHECKS = {"ok": ("pass", "ok"), "warning": ("warn", "warning"), "error": ("fail", "error")}
 _WORDS = {"fail": "failed", "warn": "warned", "insufficient evidence": "could not be decided", "pass": "passed"}
 
@@ -33,6 +35,7 @@ def show(run: Run, links: Links) -> None:
         markup.show(markup.heading("Findings"))
         for place, finding in enumerate(findings):
             finding_card(finding, judgement, links, place=f"overview-{place}")
+    _maps(run, links)
     _analyses(run, links)
     _audited(run)
 
@@ -98,6 +101,24 @@ def _scorecard(findings: list[Finding], judgement: Judgement) -> Html:
     )
 
 
+def _maps(run: Run, links: Links) -> None:
+    """Every method that drew a map or was judged, with its verdict, and the way to what the verdict rests on."""
+    verdicts = run.map_verdicts
+    if not verdicts:
+        return
+    markup.show(markup.heading("May the maps be believed?"))
+    with st.container(border=True, key="panel-maps"):
+        markup.show(map_table(verdicts))
+        with st.container(horizontal=True):
+            for record in run.records:
+                if record.map_verdicts or record.analysis == _QUALITY:
+                    st.page_link(
+                        links[f"analysis/{record.analysis}"], label=inert.markdown(record.title), icon=_ARROW,
+                        help="What these verdicts rest on",
+                    )  # fmt: skip
+            st.page_link(links["cases"], label="Maps of single cases", icon=_ARROW)
+
+
 def _analyses(run: Run, links: Links) -> None:
     markup.show(markup.heading("Analyses"))
     with st.container(border=True, key="panel-analyses", gap="small"):
@@ -110,7 +131,7 @@ def _analyses(run: Run, links: Links) -> None:
                     markup.element("div", record.summary if record.status == "ok" else record.reason, "xv-muted"),
                 )
             with action:
-                st.page_link(links[f"analysis/{record.analysis}"], label="Open", icon=":material/arrow_forward:")
+                st.page_link(links[f"analysis/{record.analysis}"], label="Open", icon=_ARROW)
         if not run.records:
             markup.show(markup.muted("No analysis has been written yet."))
 
