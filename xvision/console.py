@@ -95,6 +95,7 @@ def print_analyses(found: Sequence[Analysis]) -> None:
 def print_methods(found: Sequence[Method], refused: Mapping[str, str]) -> None:
     """Name, family, cost and source of every method of explanation, then those that are refused whatever the model."""
     table = Table("Method", "Family", "Passes per image", "Source", "Note")
+    table.columns[0].no_wrap = True
     for item in found:
         taken = "taken by default where it fits" if item.chosen is not None else ""
         note = "; ".join(part for part in (taken, item.note) if part)
