@@ -178,7 +178,8 @@ def _in_passes(scored: _Scored, images: int, units: Units, size: int) -> Evaluat
         scores = np.empty(len(rows))
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
-            scores[part] = scored(rows[part], removed[part]).double().cpu().numpy()
+            # Copied, since an array may run backwards or be read-only, which torch does not take.
+            scores[part] = scored(rows[part].copy(), removed[part].copy()).double().cpu().numpy()
         return scores
 
     return evaluate
@@ -228,7 +229,7 @@ def _local(model: Any, image: torch.Tensor, units: Units) -> bool:
 
     What comes in is noise: a constant image against its own mean would pass whatever the stem.
     """
-    generator = case_generator(0)
+    generator = case_generator(case_seed(0, "stem check", ""))
     noise = torch.rand(image.shape, generator=generator).to(image.device)
     gone = torch.rand(units.count, generator=generator).numpy() < 0.5
     gone[0], gone[-1] = True, False

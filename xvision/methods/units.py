@@ -72,8 +72,8 @@ def grid(height: int, width: int, side: int) -> Units:
 def superpixels(pixels: np.ndarray, count: int) -> Units:
     """About ``count`` connected regions of like pixels of an image (C, H, W), by SLIC (Achanta et al. 2012).
 
-    Colour and grey need no setting of their own: how much distance counts against likeness is adapted in each region. An
-    image of one value has no regions, so it is cut into a grid of about as many patches.
+    Values are compared relative to the image's own range. An image of one value has no regions, so it is cut into a grid
+    of about as many patches.
 
     Raises:
         ConfigError: a count below 1 or above the number of pixels.
@@ -86,6 +86,7 @@ def superpixels(pixels: np.ndarray, count: int) -> Units:
         raise ConfigError(f"found {count} superpixels for an image of {height} x {width}")
     if np.ptp(pixels, axis=(1, 2)).max() == 0.0:
         return grid(height, width, min(max(height, width), max(1, round((height * width / count) ** 0.5))))
-    regions = slic(pixels, n_segments=count, slic_zero=True, start_label=0, channel_axis=0)
+    # Not in Lab, whose values run to 100: so one compactness serves grey and colour.
+    regions = slic(pixels, n_segments=count, compactness=0.2, convert2lab=False, start_label=0, channel_axis=0)
     found, labels = np.unique(regions, return_inverse=True)
     return Units(labels.reshape(height, width).astype(np.int64), len(found))
