@@ -22,7 +22,7 @@ def layers_name(module: nn.Module, count: int, run: Callable[[], object]) -> str
     """
     for name, part in module.named_modules():
         if isinstance(part, nn.ModuleList) and len(part) == count:
-            with outputs_of(part) as states, torch.no_grad():
+            with outputs_of(list(part)) as states, torch.no_grad():
                 run()
             if len(states) == count:
                 return name
