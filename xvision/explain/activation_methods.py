@@ -72,8 +72,8 @@ def _token_grad_cam(asked: Asked) -> Maps:
 def _last_but_one(hidden: tuple[torch.Tensor, ...], asked: Asked) -> torch.Tensor:
     if len(hidden) < 2:
         raise ModelError(
-            f"{architecture(asked.model)} shows the states of {len(hidden)} layers: token Grad-CAM reads those between the"
-            " last two, so use integrated_gradients"
+            f"{architecture(asked.model)} has {len(hidden) or 'no'} layer whose states can be read: token Grad-CAM reads"
+            " what the last layer is given by the one before, so use integrated_gradients"
         )
     return hidden[-2]
 
