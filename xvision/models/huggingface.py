@@ -16,7 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
-from xvision.models.base import ModuleClassifier, hash_weights, two_sided
+from xvision.models.base import hash_weights, two_sided
+from xvision.models.feature_maps import FeatureReader
 from xvision.models.layers import fed, input_of, layers_name, outputs_of, put_back, skipped
 from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
@@ -31,8 +32,8 @@ from xvision.models.tokens import Layout, layout_of, token_map
 _VOLATILE = frozenset({"transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path"})
 
 
-class HuggingFaceClassifier(ModuleClassifier):
-    """Any ``AutoModelForImageClassification`` with its preprocessing; a Classifier and an EmbeddingClassifier.
+class HuggingFaceClassifier(FeatureReader):
+    """Any ``AutoModelForImageClassification`` with its preprocessing; a Classifier, EmbeddingClassifier and FeatureClassifier.
 
     The module is taken over: evaluation mode, parameters frozen, float32. A head with one output z, read as the
     log-odds of its class, becomes the two logits (0, z).

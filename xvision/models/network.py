@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from xvision.errors import ModelError
-from xvision.models.base import ModuleClassifier, hash_weights, two_sided
+from xvision.models.base import hash_weights, two_sided
+from xvision.models.feature_maps import FeatureReader
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.protocols import Access, InputSpec
 
@@ -31,8 +32,8 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-class NetworkClassifier(ModuleClassifier):
-    """A Classifier around ``module``, which takes pixels (B, C, H, W) in [0, 1] and gives outputs (B, K).
+class NetworkClassifier(FeatureReader):
+    """A Classifier and a FeatureClassifier around ``module``, which takes pixels (B, C, H, W) in [0, 1] and gives outputs (B, K).
 
     One output z, read as the log-odds of its class, becomes the two logits (0, z). Access is white-box where gradients
     reach the pixels of a test image, else black-box.

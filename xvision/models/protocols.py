@@ -139,7 +139,7 @@ class FeatureClassifier(Classifier, Protocol):
 
     @property
     def convolutional(self) -> bool:
-        """Whether the logits come from a spatial feature map through no attention; found once, with a grey image."""
+        """Whether the logits come from a spatial feature map through no attention; found once, with one image."""
 
     def features(self, pixels: torch.Tensor) -> Features:
         """The feature map as a node of the graph, so that the logits can be differentiated by it; ModelError without one."""

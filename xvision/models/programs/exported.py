@@ -16,6 +16,7 @@ from torch.export.passes import move_to_device_pass
 
 from xvision import codec
 from xvision.errors import ModelError
+from xvision.models.feature_maps import FeatureMap
 from xvision.models.huggingface import HuggingFaceClassifier
 from xvision.models.loading import DAMAGE, reason
 from xvision.models.network import Facts, NetworkClassifier, two_sided_names
@@ -45,6 +46,11 @@ class ExportedClassifier(NetworkClassifier):
         twin = super().randomised(seed, parts)
         twin._shuffles = (*self._shuffles, (seed, None if parts is None else tuple(parts)))
         return twin
+
+    def _feature_map(self) -> FeatureMap:
+        if self._batch != (1, None):
+            return FeatureMap(None, "it was exported for a fixed number of images: export it with a free one")
+        return super()._feature_map()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _revived, (self._content, self.facts, str(self.device), self._batch, self._shuffles)
