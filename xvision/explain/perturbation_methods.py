@@ -63,9 +63,8 @@ def _kernel_shap_superpixels(asked: Asked) -> Maps:
     for row in range(len(asked.pixels)):
         alone = _only(asked, row)
         units = superpixels(alone.pixels[0].detach().cpu().numpy(), min(SUPERPIXELS, asked.units.labels.size))
-        values = kernel_shap(_shapley(alone, units))
-        found.append(_drawn(values, units, "KernelSHAP superpixels").values)
-    return Maps(np.concatenate(found))
+        found.append(units.painted(kernel_shap(_shapley(alone, units)))[0])
+    return _finite(np.stack(found), "KernelSHAP on superpixels")
 
 
 def _rise(asked: Asked) -> Maps:
@@ -90,13 +89,17 @@ def _only(asked: Asked, row: int) -> Asked:
 
 
 def _drawn(values: np.ndarray, units: Units, label: str) -> Maps:
-    broken = ~np.isfinite(values).all(axis=1)
+    return _finite(units.painted(values), label)
+
+
+def _finite(maps: np.ndarray, label: str) -> Maps:
+    broken = ~np.isfinite(maps).all(axis=(1, 2))
     if broken.any():
         raise ModelError(
-            f"{label}: the score is NaN or infinite for {int(broken.sum())} of {len(values)} images with parts removed,"
+            f"{label}: the score is NaN or infinite for {int(broken.sum())} of {len(maps)} images with parts removed,"
             f" the first in row {int(np.argmax(broken))}: check the model for overflow or a division by zero"
         )
-    return Maps(units.painted(values.astype(np.float32)))
+    return Maps(maps.astype(np.float32))
 
 
 def _method(
