@@ -103,6 +103,7 @@ def test_passes_are_counted_where_layers_run() -> None:
 def test_a_finding_reads_its_own_logit_everywhere() -> None:
     whole, pictures = several(), pixels(2)
     view: Any = finding_view(whole, "nodule")
+    again = pickle.loads(pickle.dumps(view))  # noqa: S301  # our own bytes
     expected = view.logits(pictures)
     assert torch.equal(expected[:, 1], whole.logits(pictures)[:, 1])
     tokens = view.embedded(pictures)
@@ -114,7 +115,6 @@ def test_a_finding_reads_its_own_logit_everywhere() -> None:
     assert view.words == ()
     assert torch.equal(view.randomised(1, ["classifier"]).logits(pictures)[:, 1],
                        whole.randomised(1, ["classifier"]).logits(pictures)[:, 1])  # fmt: skip
-    again = pickle.loads(pickle.dumps(view))  # noqa: S301  # our own bytes
     assert torch.equal(again.logits(pictures), expected)
     assert hasattr(again, "from_embedded")
 

@@ -18,6 +18,7 @@ _ATTENTION = frozenset({
 })  # fmt: skip
 _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatmul__"})
 _CONVOLUTIONS = frozenset({"conv2d", "convolution", "_convolution", "conv_transpose2d"})
+_TURNS = frozenset({"permute", "transpose", "movedim", "swapaxes"})
 _ON_TOKENS = frozenset({"linear", "layer_norm", "rms_norm", "addmm", "conv1d"})
 _ELONGATED = 2.0
 """How much longer than the image a map may be: tensors with channels last are longer."""
@@ -117,8 +118,12 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        self._note(func.__name__.partition(".")[0], [item for item in args if isinstance(item, torch.Tensor)])
-        if not self._convolved or not self._is_map(output):
+        name = func.__name__.partition(".")[0]
+        self._note(name, [item for item in args if isinstance(item, torch.Tensor)])
+        turned = name in _TURNS and self._is_map(
+            args[0]
+        )  # from channels first to channels last, if it still looks like one
+        if not self._convolved or turned or not self._is_map(output):
             return output
         self.maps += 1
         if self.maps - 1 != self._start:
