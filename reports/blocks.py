@@ -103,13 +103,23 @@ class PictureRow:
 
 
 @codec.record
+class MapColumn:
+    """Of a column of maps: the word about its method, what is stamped across each of them, and why."""
+
+    word: str
+    stamp: str
+    reason: str
+
+
+@codec.record
 class Pictures:
-    """Images of cases: a row per case, a column per kind of picture."""
+    """Images of cases: a row per case, a column per kind of picture; ``maps`` has None for columns that hold no maps."""
 
     title: str
     alt: str
     columns: tuple[str, ...]
     rows: tuple[PictureRow, ...]
+    maps: tuple[MapColumn | None, ...]
     note: str = ""
     kind: Literal["pictures"] = "pictures"
 

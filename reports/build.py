@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from reports import back, fonts, front, limits
+from reports import back, fonts, front, limits, maps
 from reports.blocks import Document, Look
 from reports.results import results
 from reports.shelf import Shelf
@@ -74,10 +74,12 @@ def document(run: Run, shelf: Shelf) -> Document:
         footer="xvision audit report",
         cover=front.cover(run, problems),
         guide=front.guide(),
-        looks={name: Look(name, VERDICT_SYMBOLS[name], colour) for name, colour in VERDICT_COLOURS.items()},
+        looks={name: Look(name, VERDICT_SYMBOLS[name], colour) for name, colour in VERDICT_COLOURS.items()}
+        | maps.looks(),
         blocks=(
             *front.verdict(run),
             *front.scorecard(run),
+            *maps.believed(run),
             *front.audited(run),
             *results(run, shelf),
             *back.without_result(run),

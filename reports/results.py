@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import assert_never
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from reports import maps
 from reports.blocks import Block, Break, Bullets, Figure, Grid, Heading, PictureRow, Pictures, Prose
 from reports.shelf import Shelf
 from reports.words import metric_grid, shortened, shown
@@ -99,7 +96,8 @@ def _pictures(run: Run, record: Record, chart: Images, shelf: Shelf, room: int) 
     rows = tuple(
         PictureRow(case.id, _facts(case), tuple(_picture(run, case, name, shelf) for name in columns)) for case in cases
     )
-    return Pictures(chart.title, chart.alt, tuple(text.label(name) for name in columns), rows, note)
+    names, told = tuple(text.label(name) for name in columns), tuple(maps.column(run, cases, name) for name in columns)
+    return Pictures(chart.title, chart.alt, names, rows, told, note)
 
 
 def _picture(run: Run, case: StoredCase, name: str, shelf: Shelf) -> str | None:
@@ -107,16 +105,9 @@ def _picture(run: Run, case: StoredCase, name: str, shelf: Shelf) -> str | None:
     if name not in case.pictures:
         return None
     try:
-        with Image.open(io.BytesIO(run.picture(case, name)), formats=("PNG",)) as opened:
-            if max(opened.size) > _LARGEST:
-                raise RunError(
-                    f"{run.path / case.pictures[name]}: {opened.size} pixels; a picture here has at most {_LARGEST}."
-                )
-            pixels = np.asarray(opened.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise RunError(
-            f"{run.path / case.pictures[name]}: not a readable PNG. Run `xvision verify {run.path}`."
-        ) from None
+        pixels = images.read_png(run.picture(case, name), _LARGEST)
+    except ValueError as problem:
+        raise RunError(f"{run.path / case.pictures[name]}: {problem}. Run `xvision verify {run.path}`.") from None
     return shelf.keep(images.png(pixels), "png")
 
 

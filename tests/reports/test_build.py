@@ -96,11 +96,39 @@ def test_the_file_is_tagged_titled_dated_and_every_figure_has_words(plain):
     assert "<pdfaid:part>3</pdfaid:part>" in marks
     assert "<pdfuaid:part>1</pdfuaid:part>" in marks
     figures = [item for item in elements(root["/StructTreeRoot"]) if item.get("/S") == "/Figure"]
-    assert len(figures) >= 8, "four charts and four pictures"
+    assert len(figures) >= 16, "four charts and twelve pictures"
     assert all(item.get("/Alt") for item in figures)
-    assert {"The curve rises to 0.9 sensitivity at 0.2 false positive rate.", "Map of case case-2"} <= {
+    assert {"The curve rises to 0.9 sensitivity at 0.2 false positive rate.", "Map of case case-2; not tested"} <= {
         item["/Alt"] for item in figures
     }
+
+
+def test_a_map_that_must_not_be_relied_on_is_stamped_and_its_words_say_so(plain):
+    page = next(page for page in plain.pages if "Where it looks" in page)
+    assert page.count("do not rely on this map") == 4, "two methods of two cases"
+    for line in (
+        "✗ saliency: fails randomisation. Similarity with random weights is 0.970 for lesion. Do not rely on this map.",
+        "✗ rollout: no better than a control. Deletion is 0.510, that of random maps is 0.500. Do not rely on this map.",
+        "? occlusion of lesion: not decided. The interval holds both.",
+        "✓ integrated gradients: describes the model. Similarity with random weights is 0.050.",
+        "– map: not tested. This run did not test whether these maps describe the model.",
+    ):
+        assert line in page
+    figures = [item for item in elements(plain.pdf.trailer["/Root"]["/StructTreeRoot"]) if item.get("/S") == "/Figure"]
+    words = [item["/Alt"] for item in figures]
+    assert "Saliency of case case-1; fails randomisation: do not rely on this map" in words
+    assert "Integrated gradients of case case-1; describes the model" in words
+    front = next(place for place, page in enumerate(plain.pages) if "Table 2 What is known of the maps" in page)
+    assert front <= 3, "cover, contents and verdict come before"
+
+
+def test_maps_that_nothing_tested_say_so_on_paper(tmp_path):
+    report = report_of(write_run(tmp_path / "run", tested=False))
+    assert report.text.count("This run did not test whether these maps describe the model.") == 10
+    assert "Saliency of case case-1; not tested" in {
+        item["/Alt"] for item in elements(report.pdf.trailer["/Root"]["/StructTreeRoot"]) if item.get("/S") == "/Figure"
+    }
+    assert "do not rely on this map" not in report.text.lower()
 
 
 def elements(node):

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from reports.blocks import Grid, Pictures, Prose
+from reports.blocks import Badge, Grid, Pictures, Prose
+from reports.maps import believed, looks
 from reports.results import results
 from reports.shelf import Shelf
 from reports.words import decision_rule, flat, metric_grid, shortened
@@ -84,7 +85,7 @@ def test_pictures_are_rows_of_cases_with_their_facts(run):
     assert [row.name for row in pictures.rows] == ["case-1", "case-2"]
     assert "Label: lesion" in pictures.rows[0].facts
     files = [file for row in pictures.rows for file in row.files]
-    assert len(set(files)) == 4
+    assert len(set(files)) == 12
     assert all(shelf.files[file].startswith(b"\x89PNG") for file in files)
 
 
@@ -124,3 +125,44 @@ def test_what_the_numbers_mean_follows_without_the_question(run):
     assert Prose("It means this, not that.") in blocks
     assert Prose("What does fairness say?", "lead") in blocks
     assert Prose("What does fairness say?") not in blocks
+
+
+def test_a_column_of_maps_carries_the_verdict_on_its_method(run):
+    (pictures,) = of_kind(results(run, Shelf()), Pictures)
+    told = dict(zip(pictures.columns, pictures.maps, strict=True))
+    assert told["Image"] is None
+    assert told["Integrated gradients"].reason == (
+        "✓ integrated gradients: describes the model. Similarity with random weights is 0.050."
+    )
+    assert {name: column.word for name, column in told.items() if column} == {
+        "Map": "not tested",
+        "Occlusion of lesion": "not decided",
+        "Rollout": "no better than a control",
+        "Saliency": "fails randomisation",
+        "Integrated gradients": "describes the model",
+    }
+    stamped = [name for name, column in told.items() if column and column.stamp == "do not rely on this map"]
+    assert stamped == ["Rollout", "Saliency"]
+    assert told["Rollout"].reason.endswith("Do not rely on this map.")
+
+
+def test_the_front_says_how_many_methods_may_be_believed(run):
+    heading, sentence, grid = believed(run)
+    assert heading.text == "May the maps be believed?"
+    assert sentence.text == (
+        "Of 5 methods with maps, 1 was found to describe the model; 2 must not be relied on (saliency and rollout); "
+        "1 could not be decided; 1 not tested."
+    )
+    assert {row[1] for row in grid.rows} == {Badge(word) for word in looks()}
+
+
+def test_a_run_whose_maps_nobody_tested_says_so(tmp_path):
+    run = Run(write_run(tmp_path / "run", tested=False))
+    _, sentence, grid = believed(run)
+    assert sentence.text == "Of 5 methods with maps, none was found to describe the model; 5 not tested."
+    assert {row[1] for row in grid.rows} == {Badge("not tested")}
+
+
+def test_a_run_without_maps_says_nothing_of_them(run):
+    cases = tuple(replace(case, mapped=()) for case in run.record("attribution").cases)
+    assert believed(rewritten(run, Table("T", "a", ("x",), ((1,),)), cases=cases, map_verdicts={})) == []
