@@ -95,6 +95,9 @@ def test_the_head_on_the_states_of_the_last_layer_gives_the_logits(name: str) ->
     assert gap(model.read_out(found.hidden[-1]), found.logits) <= 1e-6
     assert gap(model.read_out(found.hidden[0]), found.logits) > 1e-4
     assert gap(model.read_out(model.embedded(pictures)), model.read_out(found.hidden[0])) > 1e-4
+    for node in (*found.hidden, *found.weights):
+        (slope,) = torch.autograd.grad(found.logits[:, 1].sum(), node, retain_graph=True)
+        assert slope.abs().max() > 0
     score = model.read_out(found.hidden[0])[:, 1].sum()
     (slope,) = torch.autograd.grad(score, found.hidden[0], retain_graph=True)
     assert slope.abs().max() > 0

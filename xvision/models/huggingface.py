@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from typing import Any
@@ -16,9 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from xvision.errors import ModelError
+from xvision.models.attention_mode import PrefixRows
 from xvision.models.base import hash_weights, two_sided
 from xvision.models.feature_maps import FeatureReader
-from xvision.models.layers import fed, input_of, layers_name, outputs_of, put_back, skipped
+from xvision.models.layers import fed, input_of, layers_name, outputs_of, put_back, skipped, with_rows
 from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
 from xvision.models.llm.text import NOTHING, TextVocabulary
@@ -169,23 +170,24 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         Memory grows as B × L × A × T². Raises ModelError when a layer yields no weights or no states, or weights that
         contradict the token map, and for bound texts of different lengths.
         """
-        tokens, layers = self.token_map, self._layers(required=False)
+        tokens, layers, prefix = self.token_map, self._layers(required=False), self._layout.sources
         # The parameters are frozen, so the graph has to start at the pixels.
         start = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
-        with _eager(self.module), outputs_of(layers) as states:
+        rows = PrefixRows(prefix)
+        with _eager(self.module), outputs_of(layers, prefix) as states, rows if prefix else nullcontext():
             output = self._passed(start, attentions=True)
-        weights = tuple(layer.float() for layer in output.attentions or ())
+        weights = tuple(layer.float() for layer in (rows.weights if prefix else output.attentions or ()))
         self._check(weights)
         if len(states) != len(weights):
             raise self._no_layers()
-        return Attention(weights, two_sided(output.logits), tokens, tuple(self._with_prefix(state) for state in states))
+        return Attention(weights, two_sided(output.logits), tokens, tuple(states))
 
     def embedded(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, T, D) float32, what the first layer reads, in the graph of the pixels. No layer is run."""
         _, layers = self.token_map, self._layers()
         with skipped(layers), input_of(layers[0]) as states:
             self._passed(pixels)
-        return self._with_prefix(states[0])
+        return with_rows(states[0].float(), self._layout.sources)
 
     def from_embedded(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, K) for such tokens, those at ``kept`` (B, T') only; raises ModelError where a needed one is left out."""
@@ -212,12 +214,6 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=self.device)
         with put_back(last, places, len(self._tokens.names)):
             return two_sided(module(pixel_values=blank).logits)
-
-    def _with_prefix(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) float32: zeros before the states where the model has a learned prefix."""
-        if not self._layout.sources:
-            return states.float()  # the very node of the graph, so that logits can be differentiated by it
-        return nn.functional.pad(states.float(), (0, 0, self._layout.sources, 0))
 
     def _layers(self, *, required: bool = True) -> Sequence[nn.Module]:
         """The layers, first to last; none where they cannot be found and need not be."""

@@ -30,16 +30,26 @@ def layers_name(module: nn.Module, count: int, run: Callable[[], object]) -> str
 
 
 @contextmanager
-def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """What each layer passes on (B, T, D), in the order of the pass."""
+def outputs_of(layers: Sequence[nn.Module], prefix: int = 0) -> Iterator[list[torch.Tensor]]:
+    """What each layer passes on (B, T, D), in the order of the pass and as a node of its graph.
+
+    prefix: rows of zeros to put before it, for learned tokens that have no states.
+    """
     states: list[torch.Tensor] = []
 
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 3:
-            states.append(output)
+    def keep(_: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, torch.Tensor) or output.ndim != 3:
+            return None
+        states.append(with_rows(output, prefix))
+        return states[-1][:, prefix:] if prefix else None
 
     with _hooked([layer.register_forward_hook(keep) for layer in layers]):
         yield states
+
+
+def with_rows(states: torch.Tensor, prefix: int) -> torch.Tensor:
+    """(B, prefix + T, D): zeros before the states; without a prefix the very same tensor."""
+    return nn.functional.pad(states, (0, 0, prefix, 0)) if prefix else states
 
 
 @contextmanager
