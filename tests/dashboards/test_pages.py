@@ -87,7 +87,7 @@ def test_the_overview_shows_findings_worst_first_with_their_evidence(runs: dict[
     assert "The criteria were fixed before the run." in said
     assert "The plan declares no decision" in said
     assert driver.code[0].value == "xvision audit plan.toml --only performance"
-    assert len(driver.page_link) == 4 + 5
+    assert len(driver.page_link) == 4 + 2 + 5, "findings, maps, analyses"
 
 
 def test_facts_of_the_model_are_words(tmp_path: Path) -> None:
@@ -167,7 +167,15 @@ def test_long_metric_tables_can_be_filtered(tmp_path: Path) -> None:
 def test_pictures_have_alt_text_and_lead_to_their_case(runs: dict[str, Path]) -> None:
     driver = draw(runs["complete"], "analysis/attribution")
     alts = [image.alt for block in driver.get("image") for image in block.proto.imgs]
-    assert alts == ["image of case case-1", "map of case case-1", "image of case case-2", "map of case case-2"]
+    assert alts[:6] == [
+        "image of case case-1",
+        "map of case case-1; not tested",
+        "occlusion of lesion of case case-1; not decided",
+        "rollout of case case-1; no better than a control: do not rely on this map",
+        "saliency of case case-1; fails randomisation: do not rely on this map",
+        "integrated gradients of case case-1; describes the model",
+    ]
+    assert [alt.replace("case-2", "case-1") for alt in alts[6:]] == alts[:6]
     assert all(image.url.endswith(".png") for block in driver.get("image") for image in block.proto.imgs)  # never lossy
     assert [link.proto.query_string for link in driver.page_link] == ["case=case-1", "case=case-2"]
 
@@ -204,7 +212,7 @@ def test_the_same_image_of_two_analyses_is_shown_once(tmp_path: Path) -> None:
     cases = json.loads((path / "results" / "attribution.json").read_text("utf-8"))["cases"]
     edit(path, "fairness", cases=cases)
     driver = draw(path, "cases", case="case-1")
-    assert len(driver.get("image")) == 2
+    assert len(driver.get("image")) == 6
 
 
 def test_evidence_verifies_the_files_and_names_what_changed(runs: dict[str, Path]) -> None:
