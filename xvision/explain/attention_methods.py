@@ -119,8 +119,9 @@ def _gradients(found: Any, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _values(asked: Asked, *, read: _Read, gradients: bool) -> np.ndarray:
     """(B, T), one pass for each part of the batch."""
     pixels, targets = checked(asked.pixels, asked.targets)
-    parts = zip(pixels.split(asked.settings.batch), targets.split(asked.settings.batch), strict=True)
-    return np.concatenate([_of_part(asked, part, chosen, read, gradients) for part, chosen in parts])
+    size = asked.settings.batch
+    parts = [slice(first, first + size) for first in range(0, len(pixels), size)]
+    return np.concatenate([_of_part(asked, pixels[part], targets[part], read, gradients) for part in parts])
 
 
 def _of_part(asked: Asked, pixels: torch.Tensor, targets: torch.Tensor, read: _Read, gradients: bool) -> np.ndarray:
