@@ -8,8 +8,10 @@ propagation", in the form of a product of input and gradient (Achtibat et al. 20
 - attention: the weights count as constants, so relevance goes through the values alone;
 - product of two things that both depend on the tokens (a gated layer): each gets half.
 
-With them everything between tokens and logits is linear in the tokens, up to biases. Layer-wise relevance propagation is
-covered by patents of its inventors; see ``NOTE``. Shapes: B batch, T tokens, D width, K classes.
+With them everything between tokens and logits is linear in the tokens, up to biases; a step that is neither linear nor
+covered is refused. Gates (a sigmoid, or tanh or erf shifted by one) count as constants like attention weights.
+Layer-wise relevance propagation is covered by patents of its inventors; see ``NOTE``. Shapes: B batch, T tokens, D
+width, K classes.
 """
 
 from __future__ import annotations
@@ -84,9 +86,11 @@ class ConservativeRules(TorchFunctionMode):
         result = func(*args, **options) if rule is None else rule(func, *args, **options)
         if func in _TANH:
             self._bent[result] = True
-        if func in _ADDITION and any(isinstance(each, torch.Tensor) and each in self._bent for each in args):
-            return result.detach() if any(isinstance(each, int | float) for each in args) else result
-        return result
+        return result.detach() if func in _ADDITION and self._makes_a_gate(args) else result
+
+    def _makes_a_gate(self, added: tuple[Any, ...]) -> bool:
+        bent = any(isinstance(each, torch.Tensor) and each in self._bent for each in added)
+        return bent and any(isinstance(each, int | float) for each in added)
 
 
 def _constant(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
