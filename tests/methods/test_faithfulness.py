@@ -137,7 +137,7 @@ def test_steps_are_equal_up_to_rounding_and_never_more_than_the_units(units: int
     counts = found.fractions * units
     assert counts.shape == (made + 1,)
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-9)
-    assert np.ptp(np.diff(np.round(counts))) <= 1
+    np.testing.assert_array_equal(np.round(counts), np.floor(np.arange(made + 1) * units / made + 0.5))
     assert (found.fractions[0], found.fractions[-1]) == (0.0, 1.0)
 
 

@@ -171,9 +171,9 @@ def planted(seed: int, cases: int = 50, units: int = 12) -> tuple[np.ndarray, di
 def test_the_p_value_of_random_maps_against_a_random_control_is_uniform() -> None:
     found = []
     for seed in range(200):
-        patients, gains = planted(seed)
+        patients, gains = planted(seed, cases=100)
         rng = np.random.default_rng([seed, 1])
-        found.append(advantage(gains["random"], gains["control"], patients, rng=rng, resamples=500).p)
+        found.append(advantage(gains["random"], gains["control"], patients, rng=rng, resamples=1000).p)
     assert kstest(found, "uniform").pvalue > 0.01
 
 
