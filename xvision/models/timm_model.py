@@ -81,7 +81,9 @@ def load_timm(folder: Path, config: dict[str, Any], device: torch.device, *, sou
         (*preprocessing.notes, *notes),
     )
     module = _Normalised(network.float().eval(), preprocessing).eval().to(device)
-    return TimmClassifier(module, facts, device)
+    from xvision.models.timm_attention import timm_classifier  # it builds on this file
+
+    return timm_classifier(module, facts, device)
 
 
 def timm_preprocessing(folder: Path, config: dict[str, Any]) -> Preprocessing:
