@@ -186,7 +186,7 @@ class Sidetracked(Pooled):
 def test_a_map_that_nothing_reads_is_not_the_last() -> None:
     module = Sidetracked()
     model = network(module)
-    assert find_map(model.logits, small(1)).index == 0
+    assert find_map(model.logits, small(1)).place == 0
     torch.testing.assert_close(model.features(small()).maps, module.filters(small()))
 
 
@@ -287,7 +287,7 @@ def test_a_network_without_gradients_has_no_map() -> None:
 def test_a_map_that_is_not_met_again_is_said_so() -> None:
     model = network(Pooled())
     assert model.convolutional
-    model._map = model._map._replace(index=9)
+    model._map = model._map._replace(place=9)
     with pytest.raises(ModelError, match="feature map of Pooled was not met again in another pass"):
         model.features(small())
 

@@ -133,9 +133,7 @@ def test_attention_states_and_tokens(name: str) -> None:
     assert (model.from_embedded(model.embedded(pictures())) - logits).abs().max() <= 1e-6
     assert not model.convolutional
     first = model.module.network.blocks[0]
-    query, key, value = (
-        first.qkv(first.norm1(model.embedded(pictures()))).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
-    )
+    query, key, _ = first.qkv(first.norm1(model.embedded(pictures()))).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
     torch.testing.assert_close(found.weights[0], (query @ key.transpose(-2, -1) / 8**0.5).softmax(-1))
 
 

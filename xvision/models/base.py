@@ -41,6 +41,10 @@ class ModuleClassifier:
         raise NotImplementedError
 
     @property
+    def description(self) -> dict[str, str | int]:
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.module.device
         return device

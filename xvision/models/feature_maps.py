@@ -25,9 +25,9 @@ _ELONGATED = 2.0
 
 
 class FeatureMap(NamedTuple):
-    """index: which map of a pass is the last, counted from 0; None where there is none, and then the reason why."""
+    """place: which map of a pass is the last, counted from 0; None where there is none, and then the reason why."""
 
-    index: int | None
+    place: int | None
     reason: str = ""
 
 
@@ -43,15 +43,15 @@ class FeatureReader(ModuleClassifier):
 
         Networks that attend, in windows or among other layers, are not, nor are those that mix patches as tokens.
         """
-        return self._feature_map().index is not None
+        return self._feature_map().place is not None
 
     def features(self, pixels: torch.Tensor) -> Features:
         """The last feature map (B, D, h, w), where the graph starts, and the logits; ModelError without such a map."""
         found = self._feature_map()
-        if found.index is None:
+        if found.place is None:
             name = self.description["architecture"]
             raise ModelError(f"{name} has no convolutional feature map: {found.reason}.")
-        watch = _Watch(pixels, start=found.index)
+        watch = _Watch(pixels, start=found.place)
         with torch.no_grad(), watch:  # from the map on, the watch lets gradients through
             logits = self.logits(pixels)
         if watch.started is None or not logits.requires_grad:

@@ -99,7 +99,8 @@ def timm_classifier(module: nn.Module, facts: Facts, device: torch.device) -> Ti
 def _layout(network: Any, spec: InputSpec) -> Layout | None:
     """The tokens that a timm model states, or None for one that is no plain vision transformer."""
     patches, prefix = getattr(network, "patch_embed", None), getattr(network, "num_prefix_tokens", None)
-    filters, reads = getattr(patches, "proj", None), _READS.get(getattr(network, "global_pool", None))
+    filters: Any = getattr(patches, "proj", None)
+    reads = _READS.get(getattr(network, "global_pool", None))
     plain = (
         isinstance(filters, nn.Conv2d) and filters.kernel_size == filters.stride and not hasattr(patches, "backbone")
     )
