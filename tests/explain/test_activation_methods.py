@@ -116,14 +116,18 @@ def test_only_models_with_known_tokens_have_token_grad_cam() -> None:
     assert refuse(Scores()) == "Scores gives no gradients: use patch_ablation, kernel_shap or rise"
 
 
-def test_a_residual_network_of_transformers_is_explained() -> None:
+def test_a_residual_network_of_transformers_has_its_class_activation_maps() -> None:
     model = residual_network()
-    if not getattr(model, "convolutional", False):
-        pytest.skip("no feature map is offered")
     pixels = images(model)
-    for name in CAMS:
-        values = NAMED[name].run(asked(model, pixels, (0, 1, 1))).values
-        assert values.shape == (3, 64, 64)
+    with torch.no_grad():
+        maps = model.module.resnet(pixel_values=model.preprocessing.normalise(pixels)).last_hidden_state
+    weights = model.module.classifier[1].weight
+    slopes = (weights[1] - weights[0]) * torch.tensor([[-1.0], [1.0], [1.0]])
+    cams = torch.einsum("bdhw,bd->bhw", maps, slopes) / maps[0, 0].numel()
+    found = {name: NAMED[name].run(asked(model, pixels, (0, 1, 1))).values for name in CAMS}
+    np.testing.assert_allclose(found["grad_cam"], upsampled(cams.relu(), 64, 64), atol=1e-6)
+    np.testing.assert_allclose(found["hires_cam"], upsampled(cams, 64, 64), atol=1e-6)
+    assert all(values.shape == (3, 64, 64) and values.any() for values in found.values())
     assert not any(weights.requires_grad or weights.grad is not None for weights in model.module.parameters())
 
 
