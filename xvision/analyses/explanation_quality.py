@@ -70,7 +70,7 @@ def explanation_quality(
     copies: int = 4,
     radius: float = 0.02,
     shuffles: int = 3,
-    margin: float = 0.02,
+    margin: float = 0.05,
     limit: float = 0.5,
     baseline: Baseline = "blur",
     path_steps: int = 32,
