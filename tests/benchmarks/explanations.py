@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from tests.benchmarks import explanations_maps as maps
 from tests.benchmarks import explanations_sharing as sharing
 from tests.benchmarks.explanations_peers import missing
+from tests.benchmarks.explanations_robustness import robustness
 from tests.benchmarks.harness import Row, main
 
 PACKAGES = ("torch", "transformers", "captum", "numpy", "scikit-learn", "quantus", "grad-cam", "opencv-python-headless")
@@ -26,6 +27,7 @@ def measure(quick: bool) -> Iterator[Row]:
         for name in ("ResNet-18", "ResNet-50"):
             yield from maps.grad_cam_rows(name, pairs)
     if missing("quantus") is None:
+        yield from robustness(pairs)
         yield from sharing.localisation(pairs)
 
 

@@ -20,15 +20,20 @@ _RESNETS = {
 }
 
 
-def bert(image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16) -> HuggingFaceClassifier:
-    """Grey image patches into a BERT body, the mean of its last tokens out: (size / patch)² tokens, two classes."""
+def bert(
+    image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16, stem: str = "linear"
+) -> HuggingFaceClassifier:
+    """Grey image patches into a BERT body, the mean of its last tokens out: (size / patch)² tokens, two classes.
+
+    stem: "linear" makes each token from its own patch, as vision transformers do; "conv" lets neighbours see each other.
+    """
     torch.manual_seed(0)
     body = BertConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width, vocab_size=8,
         max_position_embeddings=260, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     config = LlmImageClassifierConfig(
-        text_config=body, image_size=image_size, patch_size=patch, attention="bidirectional", readout="mean",
+        text_config=body, image_size=image_size, patch_size=patch, attention="bidirectional", readout="mean", stem=stem,
         id2label={0: "normal", 1: "lesion"}, label2id={"normal": 0, "lesion": 1},
     )  # fmt: skip
     module = livelier(LlmImageClassifier(config))

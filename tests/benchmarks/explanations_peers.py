@@ -108,9 +108,10 @@ def relative(own: np.ndarray, peer: np.ndarray) -> float:
 class Counted(nn.Module):
     """A module of pixels to logits that counts the images sent forward and those whose gradient came back."""
 
-    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], inner: nn.Module) -> None:
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.run, self.inner, self.forwards, self.backwards = run, inner, 0, 0
+        self.run, self.forwards, self.backwards = run, 0, 0
+        self.eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits = self.run(pixels)
