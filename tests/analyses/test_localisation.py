@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-
 from sklearn.linear_model import LogisticRegression
 
-from tests.analyses.subjects import SIDE, linear_model, square, subject
+from tests.analyses.subjects import SIDE, linear_model, square, subject, with_roots
 from xvision.analyses.localisation import localisation
 from xvision.audit import Audit
 from xvision.charts import Forest, HeatMap, Images
@@ -120,6 +119,27 @@ def test_maps_without_positive_attribution_have_no_mass() -> None:
     region = found(result, "region_lift", method="input_x_gradient", region="border")
     assert region.reason == "no map has positive attribution"
     assert found(result, "mass_lift", method="saliency").value == pytest.approx(1.0)
+
+
+def test_an_image_without_a_map_is_left_out_of_every_figure() -> None:
+    images = pixels()
+    images[2, 5, 5] = 0.0
+    audit = with_roots(subject(np.ones((SIDE, SIDE)), images, marked(square(4, 5, 6))))
+    result = localisation(audit, methods=("saliency",))
+    assert found(result, "pixel_auroc", method="saliency").n == 10
+    assert found(result, "region_lift", method="saliency", region="border").n == 11
+    assert found(result, "pixel_auroc", method="random").n == 11
+    (grid,) = [chart for chart in result.charts if isinstance(chart, Images)]
+    assert "case-02" not in grid.cases
+
+
+def test_the_tolerance_is_a_share_of_the_shorter_side() -> None:
+    """The model reads a patch three pixels from the mask; a quarter of 16 pixels is four, a tenth is less than two."""
+    audit = subject(square(10, 5, 1).astype(float), pixels(), marked(square(2, 5, 6)))
+    for tolerance, hit in ((0.1, 0.0), (0.25, 1.0)):
+        result = localisation(audit, methods=("saliency",), tolerance=tolerance)
+        assert found(result, "hit_rate", method="saliency").value == hit
+        assert found(result, "pointing_game", method="saliency").value == 0.0
 
 
 def test_the_commonest_levels_are_reported_when_there_are_many() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.analyses.subjects import SIDE, subject
+from tests.analyses.subjects import SIDE, subject, with_roots
 from xvision.analyses.method_agreement import method_agreement
 from xvision.charts import HeatMap, Images
 from xvision.result import Metric, Result
@@ -65,10 +65,11 @@ def test_controls_stand_beside_but_not_in_the_concordance() -> None:
 
 
 def test_a_method_that_ranks_as_a_control_does_is_named() -> None:
-    """A model that reads all pixels alike: input × gradient is the brightness of the image, and so is the control."""
-    images = np.random.default_rng(0).uniform(0.0, 1.0, (12, SIDE, SIDE))
+    """The model reads all pixels alike, so input × gradient is how bright a pixel is: as far from the mean as it can be."""
+    rng = np.random.default_rng(0)
+    images = np.where(rng.random((12, SIDE, SIDE)) < 0.25, rng.uniform(0.7, 1.0, (12, SIDE, SIDE)), 0.1)
     result = method_agreement(subject(np.ones((SIDE, SIDE)), images), methods=("input_x_gradient",))
-    assert found(result, "rank_correlation", "input_x_gradient", "input_magnitude").value == pytest.approx(1.0)
+    assert found(result, "rank_correlation", "input_x_gradient", "brightness").value == pytest.approx(1.0)
     assert any("as a control does" in caveat and "input × gradient" in caveat for caveat in result.caveats)
     assert result.metrics[0].reason == "only one method of explanation was used"
     assert result.summary.startswith(
@@ -83,6 +84,15 @@ def test_a_map_that_ranks_nothing_has_no_agreement() -> None:
     assert found(result, "rank_correlation", "saliency", "input_x_gradient").reason == "one of the two ranks nothing"
     assert result.metrics[0].reason == "in every case one of the methods ranks nothing"
     assert result.summary.startswith("On 12 images, 0 of 1 pairs of methods surely agree.")
+
+
+def test_an_image_without_a_map_is_left_out() -> None:
+    images = np.random.default_rng(0).uniform(0.2, 0.6, (12, SIDE, SIDE))
+    images[2, 5, 5] = 0.0
+    result = method_agreement(with_roots(subject(weights(), images)), methods=("saliency", "occlusion"))
+    assert found(result, "rank_correlation", "saliency", "occlusion").n == 11
+    assert found(result, "rank_correlation", "occlusion", "random").n == 12
+    assert result.metrics[0].n == 11
 
 
 def test_cases_are_counted_by_patient() -> None:

@@ -23,7 +23,7 @@ def kendall_w(values: np.ndarray) -> np.ndarray:
     methods, units = values.shape[1:]
     spread = ((ranks.sum(axis=1) - methods * (units + 1) / 2) ** 2).sum(axis=1)
     most = methods * ((ranks - (units + 1) / 2) ** 2).sum(axis=(1, 2))  # ties make it smaller: this is their correction
-    return _where(~_constant(values).any(axis=1), spread, most)
+    return _where(np.asarray(~_constant(values).any(axis=1)), spread, most)
 
 
 def pairwise_spearman(values: np.ndarray) -> np.ndarray:
@@ -36,7 +36,8 @@ def pairwise_spearman(values: np.ndarray) -> np.ndarray:
     products = np.einsum("bip,bjp->bij", centred, centred)
     lengths = np.sqrt(np.einsum("bii->bi", products))
     scale = lengths[:, :, None] * lengths[:, None, :]
-    return np.clip(_where(_ranked_pairs(values), products, scale), -1.0, 1.0)
+    correlation: np.ndarray = np.clip(_where(_ranked_pairs(values), products, scale), -1.0, 1.0)
+    return correlation
 
 
 def top_overlap(values: np.ndarray, *, share: float = 0.1) -> np.ndarray:

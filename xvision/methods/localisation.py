@@ -148,7 +148,8 @@ def region_lift(maps: np.ndarray, region: np.ndarray) -> np.ndarray:
             f"found a region of shape {region.shape}, type {region.dtype} and {int(np.count_nonzero(region))} pixels for"
             f" maps of shape {maps.shape}: it must be (H, W) bool and not empty"
         )
-    return _share(_positive(maps), region[None], defined=np.ones(len(maps), dtype=bool)) / region.mean()
+    lift: np.ndarray = _share(_positive(maps), region[None], defined=np.ones(len(maps), dtype=bool)) / region.mean()
+    return lift
 
 
 def border_mass(maps: np.ndarray, width_fraction: float) -> np.ndarray:
@@ -212,7 +213,7 @@ def _sorted_with(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.n
     A float32 leaves the last bits of a float64 free: one of them carries the mask through a plain sort, which is
     several times faster than sorting places and fetching both by them.
     """
-    packed = values.ravel().astype(np.float64) + 0.0  # −0 becomes 0
+    packed = values.ravel().astype(np.float64)
     bits = packed.view(np.int64)
     bits |= mask.ravel()
     packed.sort()
