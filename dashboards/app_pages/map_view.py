@@ -13,7 +13,7 @@ from dashboards.gallery import map_badge, spoken
 from dashboards.patches import Patch, strongest_patches
 from dashboards.stack import Map, Stack, stacked
 from dashboards.viewer import Outline, Panel, outlined
-from xvision import images, text
+from xvision import images
 from xvision.errors import RunError
 from xvision.result import StoredCase
 from xvision.store import Run
@@ -150,4 +150,4 @@ def _patch_rows(
 
 def _patch_row(name: str, mark: str, words: str, patch: Patch) -> tuple[object, ...]:
     rows, columns = (f"{first} to {last}" for first, last in (patch.rows, patch.columns))
-    return name, mark, words, rows, columns, text.number(100 * patch.share, "%").replace(".000", "")
+    return name, mark, words, rows, columns, f"{100 * patch.share:.1f} %"
