@@ -150,7 +150,10 @@ TOKEN_VALUES: Mapping[str, TokenValues] = {
     "gradient_attention": partial(_values, read=_gradient_attention, gradients=True),
     "legrad": partial(_values, read=_legrad, gradients=True),
 }
-"""Per method the values of all tokens, for ``xvision.methods.token_attribution.image_share``."""
+"""Per method the values of all tokens, for ``xvision.methods.token_attribution.image_share``.
+
+Corrected rollout is a ratio, so shares of it mean nothing: take those of attention rollout, whatever the mask.
+"""
 
 _BLIND = "The same map whatever class is explained: where information can flow, not what decided."
 _FORWARD, _BACKWARD = "1 forward", "1 forward, 1 backward"

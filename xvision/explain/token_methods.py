@@ -75,7 +75,7 @@ METHODS: tuple[Method, ...] = (
         _embedding_integrated_gradients, note="Words of a text are compared with the mean word of the same text.",
     ),
     Method(
-        "token_ablation", "token ablation", "token", True, "1 forward for each token", "Jain et al. 2022",
+        "token_ablation", "token ablation", "token", True, "1 forward, and 1 for each image token", "Jain et al. 2022",
         _needs_removable_tokens, _token_ablation,
     ),
 )  # fmt: skip
