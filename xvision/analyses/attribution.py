@@ -10,9 +10,9 @@ from xvision.charts import Chart, HeatMap, Table
 from xvision.engine import Batch, Rows
 from xvision.explain.catalogue import refusals
 from xvision.explain.maps import Explainer, explained, likeness, prepared, where_defined
-from xvision.explain.method import Baseline, Settings
+from xvision.explain.method import Settings
 from xvision.explain.pictures import side_by_side
-from xvision.methods.attribution import SMALLEST_DIFFERENCE
+from xvision.methods.attribution import SMALLEST_DIFFERENCE, Baseline
 from xvision.methods.complexity import entropy, gini
 from xvision.methods.intervals import bootstrap
 from xvision.methods.localisation import border_area, border_mass

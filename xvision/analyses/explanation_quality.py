@@ -14,8 +14,9 @@ from xvision.audit import Audit, mean_metric, metric
 from xvision.charts import Axis, Chart, Forest, HeatMap, Lines, Mark, Reference, Series, Table
 from xvision.engine import Rows
 from xvision.explain.maps import Explainer, prepared
-from xvision.explain.method import Baseline, Settings
+from xvision.explain.method import Settings
 from xvision.explain.quality import Probes, measured
+from xvision.methods.attribution import Baseline
 from xvision.methods.intervals import Estimate, not_estimable
 from xvision.methods.map_verdicts import advantage, decide_map
 from xvision.methods.removal import Operator

@@ -13,6 +13,7 @@ from xvision.charts import Chart, HeatMap
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, explained, likeness, prepared
 from xvision.explain.method import Asked, Baseline, Maps, Method, Settings
+from xvision.methods.attribution import Baseline
 from xvision.methods.corruptions import corrupt
 from xvision.registry import analysis
 from xvision.result import Metric, Result, spoken

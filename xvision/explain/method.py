@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from xvision.errors import ModelError
+from xvision.methods.attribution import Baseline
 from xvision.methods.target import Score, score_of
 from xvision.methods.units import Units
 
-Baseline = Literal["black", "mean", "blur", "data mean"]
 Family = Literal["gradient", "perturbation", "class activation", "attention", "token", "control"]
 
 
