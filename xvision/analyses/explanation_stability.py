@@ -12,7 +12,7 @@ from xvision.audit import Audit, mean_metric
 from xvision.charts import Chart, HeatMap
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, explained, likeness, prepared
-from xvision.explain.method import Asked, Baseline, Maps, Method, Settings
+from xvision.explain.method import Asked, Maps, Method, Settings
 from xvision.methods.attribution import Baseline
 from xvision.methods.corruptions import corrupt
 from xvision.registry import analysis
