@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solveh_banded
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 
@@ -17,6 +18,8 @@ from xvision.errors import DataError
 
 _DIRECT, _DIAGONAL = 1.0 / 6.0, 1.0 / 12.0
 _AROUND = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0))
+_BAND_ENTRIES = 2**24
+"""Largest band that is factorised as one: 128 MB, enough for a hole that is all of an image of 256 x 256."""
 _WEIGHTS = np.array([_DIAGONAL if down and right else _DIRECT for down, right in _AROUND])
 
 
@@ -43,41 +46,68 @@ def linear_imputation(pixels: np.ndarray, removed: np.ndarray) -> np.ndarray:
     return filled
 
 
-class _System(NamedTuple):
-    """matrix: (n, n) over the n removed pixels. known: (8, n) weight of each neighbour that is an untouched pixel."""
+class _Holes(NamedTuple):
+    """The n removed pixels in reading order, and the 8 neighbours of each, all (8, n).
 
-    matrix: csc_matrix
+    around: place in the image. weights: 0 beyond the border. unknown: whether it is removed too. number: which removed
+    pixel it then is.
+    """
+
     around: np.ndarray
-    known: np.ndarray
+    weights: np.ndarray
+    unknown: np.ndarray
+    number: np.ndarray
 
 
 def _solved(pixels: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """(C, n) values of the removed pixels, row by row; one factorisation for all channels."""
-    system = _system(removed)
+    holes = _holes(removed)
     flat = pixels.reshape(len(pixels), -1)
-    right = (flat[:, system.around] * system.known).sum(axis=1).T
-    factors = splu(
-        system.matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )  # symmetric and diagonally dominant: no pivoting is needed, and far fewer entries fill in
-    values: np.ndarray = factors.solve(np.ascontiguousarray(right)).T
+    right = (flat[:, holes.around] * np.where(holes.unknown, 0.0, holes.weights)).sum(axis=1).T
+    own = np.arange(len(right))
+    reach = int(np.where(holes.unknown, holes.number - own, 0).max())
+    solve = _banded if (reach + 1) * len(right) <= _BAND_ENTRIES else _sparse
+    values: np.ndarray = solve(holes, right, reach).T
     return values
 
 
-def _system(removed: np.ndarray) -> _System:
+def _banded(holes: _Holes, right: np.ndarray, reach: int) -> np.ndarray:
+    """Cholesky's factors within the band: row by row, no neighbour is more than about a row away.
+
+    Several times faster than a sparse solver where the band fits into memory.
+    """
+    own = np.arange(len(right))
+    band = np.zeros((reach + 1, len(right)))
+    band[0] = holes.weights.sum(axis=0)
+    for unknown, number, weight in zip(holes.unknown, holes.number, holes.weights, strict=True):
+        later = unknown & (number > own)
+        band[number[later] - own[later], own[later]] = -weight[later]
+    values: np.ndarray = solveh_banded(band, right, lower=True, overwrite_ab=True, overwrite_b=True, check_finite=False)
+    return values
+
+
+def _sparse(holes: _Holes, right: np.ndarray, _: int) -> np.ndarray:
+    """For large holes, whose band would be mostly empty."""
+    own, unknown = np.arange(len(right)), holes.unknown
+    rows = np.concatenate((own, np.broadcast_to(own, unknown.shape)[unknown]))
+    columns = np.concatenate((own, holes.number[unknown]))
+    entries = np.concatenate((holes.weights.sum(axis=0), -holes.weights[unknown]))
+    factors = splu(
+        csc_matrix((entries, (rows, columns)), shape=(len(own), len(own))),
+        permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True},
+    )  # fmt: skip  # symmetric and diagonally dominant: no pivoting is needed, and far fewer entries fill in
+    values: np.ndarray = factors.solve(np.ascontiguousarray(right))
+    return values
+
+
+def _holes(removed: np.ndarray) -> _Holes:
     flat = removed.ravel()
     gone = np.flatnonzero(flat)
     around = _neighbours(*removed.shape)[:, gone]
     inside = around >= 0
-    weights = np.where(inside, _WEIGHTS[:, None], 0.0)
     around = np.where(inside, around, gone)  # a place that exists, with weight 0
-    unknown = flat[around] & inside
-    number = np.cumsum(flat) - 1
-    own = np.arange(len(gone))
-    rows = np.concatenate((own, np.broadcast_to(own, unknown.shape)[unknown]))
-    columns = np.concatenate((own, number[around[unknown]]))
-    entries = np.concatenate((weights.sum(axis=0), -weights[unknown]))
-    matrix = csc_matrix((entries, (rows, columns)), shape=(len(gone), len(gone)))
-    return _System(matrix, around, np.where(unknown, 0.0, weights))
+    numbers = np.cumsum(flat) - 1
+    return _Holes(around, np.where(inside, _WEIGHTS[:, None], 0.0), flat[around] & inside, numbers[around])
 
 
 @lru_cache(maxsize=8)
