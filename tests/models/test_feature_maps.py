@@ -190,6 +190,21 @@ def test_a_map_that_nothing_reads_is_not_the_last() -> None:
     torch.testing.assert_close(model.features(small()).maps, module.filters(small()))
 
 
+class Branched(Pooled):
+    """Two maps that the head reads side by side, behind one that both come from."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.filters(images)
+        one, other = maps.relu(), (-maps).relu()
+        logits: torch.Tensor = self.head(one.mean((2, 3)) - 2.0 * other.mean((2, 3)))
+        return logits
+
+
+def test_a_branch_is_not_the_map_that_the_logits_follow_from() -> None:
+    module = Branched()
+    torch.testing.assert_close(network(module).features(small()).maps, module.filters(small()))
+
+
 class Mixer(Pooled):
     """Patches as tokens that linear layers mix."""
 
@@ -254,7 +269,7 @@ class ChannelsLast(Pooled):
         (Mixer(), "it goes on with patches as a sequence of tokens"),
         (LinearAttention(), "it attends, and attention lets every place know of others"),
         (Heads(), "it attends, and attention lets every place know of others"),
-        (Unread(), "the logits do not depend on its maps"),
+        (Unread(), "the logits depend on no one map alone"),
     ],
 )
 def test_other_networks_have_no_map(module: nn.Module, reason: str) -> None:

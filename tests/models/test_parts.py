@@ -123,8 +123,24 @@ def test_exported_programs_have_the_parts_of_what_was_exported(tmp_path: Path) -
     assert not torch.equal(twin.logits(images), model.logits(images))
 
 
-def test_a_network_of_one_block_is_one_part(tmp_path: Path) -> None:
-    assert network(Net(), InputSpec(1, 8, 8)).parts == ("network",)
+class Named(nn.Module):
+    """Blocks with names of their own, in no list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 2)
+        self.s1 = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        self.s2 = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU())
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.s2(self.s1(pixels)).mean((2, 3)))
+        return logits
+
+
+def test_without_lists_the_modules_side_by_side_are_the_parts() -> None:
+    assert network(Net(), InputSpec(1, 8, 8)).parts == ("head",)
+    assert network(Named()).parts == ("s1", "s2", "head")
+    assert network(nn.Sequential(Named())).parts == ("0.s1", "0.s2", "0.head")
 
 
 @pytest.mark.parametrize("name", ["vit", "tiny-gpt2", "resnet", "plain"])

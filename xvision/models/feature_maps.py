@@ -24,6 +24,10 @@ _ELONGATED = 2.0
 """How much longer than the image a map may be: tensors with channels last are longer."""
 
 
+_TRIED = 64
+"""How many maps are tried, from the last on."""
+
+
 class FeatureMap(NamedTuple):
     """place: which map of a pass is the last, counted from 0; None where there is none, and then the reason why."""
 
@@ -83,33 +87,42 @@ def find_map(logits: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tenso
             return FeatureMap(None, "its layers give no two-dimensional map")
         if watch.on_tokens > watch.maps:
             return FeatureMap(None, "it goes on with patches as a sequence of tokens")
-        for index in range(watch.maps - 1, -1, -1):
-            if _starts_graph(logits, pixels, index):
-                return FeatureMap(index)
-    return FeatureMap(None, "the logits do not depend on its maps")
+        for place in range(watch.maps - 1, max(watch.maps - 1 - _TRIED, -1), -1):
+            if _decides(logits, pixels, place):
+                return FeatureMap(place)
+    return FeatureMap(None, "the logits depend on no one map alone")
 
 
-def _starts_graph(logits: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, index: int) -> bool:
-    """Whether the logits' gradient reaches a map when the graph is started there."""
-    watch = _Watch(pixels, start=index)
+def _decides(logits: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, place: int) -> bool:
+    """Whether the logits follow from a map alone, and their gradient reaches it when the graph is started there.
+
+    A map beside which others lead to the logits, as of one branch of several, would explain only a part of them.
+    """
+    watch = _Watch(pixels, start=place)
     try:
         with torch.no_grad(), watch:
             outputs = logits(pixels)
         if watch.started is None or not outputs.requires_grad:
             return False
         (slope,) = torch.autograd.grad(outputs[:, -1].sum(), watch.started, allow_unused=True)
+        with torch.no_grad(), _Watch(pixels, start=place, instead=watch.started.detach()):
+            again = logits(1.0 - pixels)
     except DAMAGE:  # a map that is written over later cannot start a graph
         return False
-    return slope is not None and bool(torch.isfinite(slope).all()) and bool(slope.any())
+    reached = slope is not None and bool(torch.isfinite(slope).all()) and bool(slope.any())
+    return reached and torch.allclose(again, outputs, atol=1e-5, rtol=1e-5)
 
 
 class _Watch(TorchFunctionMode):
-    """Counts the maps of a pass and notes what else was computed. start: the map at which the graph shall start."""
+    """Counts the maps of a pass and notes what else was computed.
 
-    def __init__(self, pixels: torch.Tensor, start: int | None = None) -> None:
+    start: the map at which the graph shall start. instead: what to go on with in its place.
+    """
+
+    def __init__(self, pixels: torch.Tensor, start: int | None = None, instead: torch.Tensor | None = None) -> None:
         super().__init__()
         self._batch, self._aspect = pixels.shape[0], pixels.shape[2] / pixels.shape[3]
-        self._start, self._convolved = start, False
+        self._start, self._instead, self._convolved = start, instead, False
         self.started: torch.Tensor | None = None
         self.attends = False
         self.maps = 0
@@ -129,7 +142,7 @@ class _Watch(TorchFunctionMode):
         if self.maps - 1 != self._start:
             return output
         torch.set_grad_enabled(True)
-        self.started = output.detach().requires_grad_()
+        self.started = (output if self._instead is None else self._instead).detach().requires_grad_()
         return self.started
 
     def _note(self, name: str, given: list[torch.Tensor]) -> None:

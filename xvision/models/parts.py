@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,12 +28,16 @@ def parts_of(module: nn.Module, run: Callable[[], object]) -> Parts:
     sizes = {name: weights.numel() for name, weights in module.named_parameters()}
     found: dict[str, tuple[str, ...]] = {}
     for part, names in _split(module, "", 2):
-        known = [name for name in names if name in sizes]  # a tied tensor is listed once
+        known = _of(names, sizes)
         large = 2 * sum(sizes[name] for name in known) > sum(sizes.values())
-        pieces = _split(module.get_submodule(part), part, 1) if large and not part.endswith(_OWN) else [(part, known)]
+        pieces = (
+            _split(module.get_submodule(part), part, 1) if large and not part.endswith(_OWN) else [(part, list(known))]
+        )
         for piece, inside in pieces:
-            if own := tuple(name for name in inside if name in sizes):
+            if own := _of(inside, sizes):
                 found[piece or _WHOLE] = own
+    if len(found) == 1:  # without lists the modules side by side are the parts
+        found = {path or _WHOLE: own for path, names in _side_by_side(module, "") if (own := _of(names, sizes))}
     return _ordered(module, found, run)
 
 
@@ -68,6 +72,27 @@ def _split(module: nn.Module, path: str, least: int) -> Iterator[tuple[str, list
     yield _below(path, _OWN), [name for name, _ in module.named_parameters(path, recurse=False)]
     for name, child in module.named_children():
         yield from _split(child, _below(path, name), least)
+
+
+def _side_by_side(module: nn.Module, path: str) -> Iterator[tuple[str, list[str]]]:
+    """The children that hold parameters, those of an only child where there is no other."""
+    children = {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
+    own = [name for name, _ in module.named_parameters(path, recurse=False)]
+    if not children or (len(children) == 1 and own):
+        yield path, [name for name, _ in module.named_parameters(path)]
+        return
+    yield _below(path, _OWN), own
+    for name, child in children.items():
+        below = _below(path, name)
+        alone = len(children) == 1
+        yield from (
+            _side_by_side(child, below) if alone else [(below, [own for own, _ in child.named_parameters(below)])]
+        )
+
+
+def _of(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Those that count: a tied tensor is listed under one name only."""
+    return tuple(name for name in names if name in sizes)
 
 
 def _below(path: str, name: str) -> str:
