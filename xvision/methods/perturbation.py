@@ -95,7 +95,8 @@ def window_ablation(evaluate: Evaluate, images: int, sliding: Windows) -> np.nda
         part = sliding.members[first : first + step]
         scores = evaluate(np.repeat(rows, len(part)), np.tile(part, (images, 1))).reshape(images, len(part))
         total += (whole[:, None] - scores) @ part.astype(np.float64)
-    return total / sliding.members.sum(axis=0)
+    mean: np.ndarray = total / sliding.members.sum(axis=0)
+    return mean
 
 
 class Bank(NamedTuple):

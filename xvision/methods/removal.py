@@ -118,7 +118,9 @@ def embedding_evaluator(
     size = _pass_size(images, batch)
     with torch.inference_mode():
         filling = reference_pixels(images, operator, references)
-        whole, empty = (torch.cat([model.embedded(part) for part in each.split(size)]) for each in (images, filling))
+        whole, empty = (
+            torch.cat([model.embedded(part) for part in torch.split(each, size)]) for each in (images, filling)
+        )
     places = torch.as_tensor(_unit_of_token(model.token_map, units, whole.shape[1]), device=images.device)
 
     def scored(rows: np.ndarray, removed: np.ndarray) -> torch.Tensor:
