@@ -62,6 +62,15 @@ def test_controls_stand_beside_the_methods_and_score_less() -> None:
     assert len(forest.marks) == len(METHODS) + len(controls)
 
 
+def test_a_control_that_points_better_is_said_to() -> None:
+    """The model reads a corner and the lesion is in the middle, where the centre prior points whatever the model reads."""
+    result = localisation(subject(square(0, 0, 3) + 0.1, pixels(), marked(square(6, 6, 4))), methods=("saliency",))
+    lift = 0.1 * 256 / (9 * 1.1 + 247 * 0.1)
+    assert found(result, "mass_lift", method="saliency").value == pytest.approx(lift)
+    assert "where 1 is chance, no better than" in result.summary
+    assert "of the control centre prior." in result.summary
+
+
 def test_region_lift_of_a_model_that_reads_one_corner() -> None:
     """A corner of 3 × 3 of the 16 × 16 pixels holds all of the map: 256 / 9 times its share."""
     corner = square(0, 13, 3)

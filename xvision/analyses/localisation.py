@@ -154,26 +154,31 @@ class _Figures:
         return max(known, key=lambda name: known[name]) if known else None
 
     def summary(self) -> str:
-        best, blind = self.best(self.methods), self.best(self.names[len(self.methods) :])
-        count = text.plural(len(self.positions), "image")
-        if best is None:
-            said = [f"On {count} no localisation can be given: {self.scores['mass_lift', self.methods[0]].reason}."]
-        else:
-            beside = (
-                f", the best control ({self.label(blind)}) {spoken(self.scores['mass_lift', blind])}" if blind else ""
-            )
-            lift = spoken(self.scores["mass_lift", best])
-            said = [
-                f"On {count}, {self.label(best)} points best at the reference: mass lift {lift}{beside}; 1 is chance."
-            ]
+        found = [self._pointing()]
         if key := self.strongest():
             region, name, level = key
             at = f" at {level}" if level else ""
             lift = spoken(self.lifts[key])
-            said.append(
+            found.append(
                 f"The strongest region is the {region}{at}: {self.label(name)} puts {lift} times its share there."
             )
-        return " ".join(said)
+        return " ".join(found)
+
+    def _pointing(self) -> str:
+        best, blind = self.best(self.methods), self.best(self.names[len(self.methods) :])
+        count = text.plural(len(self.positions), "image")
+        if best is None:
+            reason = self.scores["mass_lift", self.methods[0]].reason
+            return f"On {count} no localisation can be given: {reason}."
+        lift = self.scores["mass_lift", best]
+        said = (
+            f"On {count}, {self.label(best)} points best at the reference: mass lift {spoken(lift)}, where 1 is chance"
+        )
+        if blind is None:
+            return f"{said}."
+        control = self.scores["mass_lift", blind]
+        less = "no better than" if (control.value or 0.0) >= (lift.value or 0.0) else "against"
+        return f"{said}, {less} {spoken(control)} of the control {self.label(blind)}."
 
     def label(self, name: str) -> str:
         return self.explainer.label(name)
