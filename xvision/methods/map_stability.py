@@ -101,7 +101,7 @@ def _row(original: np.ndarray, copies: np.ndarray, floor: float) -> tuple[float,
     difference[~np.isfinite(difference).all(axis=1)] = np.nan
     absolute = _norms(difference)
     least = floor * np.abs(values).max(initial=0.0)
-    if not 0 < least < np.inf:
+    if not least > 0:
         return 0.0, absolute, np.full(len(copies), np.nan)
     difference /= np.maximum(np.abs(values), least)
     return float(_norms(values[None])[0]), absolute, _norms(difference)
