@@ -126,6 +126,15 @@ def test_a_change_of_the_logits_below_the_smallest_counts_as_the_smallest() -> N
     assert np.isnan(local_lipschitz(maps, bank)).all()
 
 
+def test_a_copy_equal_to_its_image_has_no_slope() -> None:
+    pixels, noisy = images(count=1, copies=3)
+    noisy[0, 1] = pixels[0]
+    maps, others = (changes_of(pixels[:, 0] ** 2, each[:, :, 0] ** 2) for each in (noisy, noisy[:, ::2]))
+    expected = local_lipschitz(others, noise(pixels, noisy[:, ::2]))
+    np.testing.assert_array_equal(local_lipschitz(maps, noise(pixels, noisy)), expected)
+    assert np.isfinite(expected).all()
+
+
 def test_copies_decided_otherwise_are_left_out() -> None:
     pixels, noisy = images(count=2, copies=3)
     bank = noise(pixels, noisy)._replace(kept=np.array([[True, False, True], [False, False, False]]))
