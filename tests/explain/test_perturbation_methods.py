@@ -142,3 +142,11 @@ def test_a_real_transformer_gets_the_same_maps_by_tokens_as_by_pixels() -> None:
     bank = shapley_bank(evaluate, question.seeds, question.units, masks=120, purpose="explanation")
     np.testing.assert_allclose(values("kernel_shap", question), question.units.painted(kernel_shap(bank)), atol=1e-4)
     assert np.ptp(expected) > 0.05
+
+
+def test_the_level_of_the_score_changes_no_map_of_rise() -> None:
+    class Shifted(OnePatch):
+        def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+            return super().logits(pixels) + torch.tensor([0.0, 40.0])
+
+    np.testing.assert_allclose(values("rise", asked(Shifted())), values("rise", asked(OnePatch())), atol=1e-4)
