@@ -73,6 +73,8 @@ def test_one_layer_gives_each_method_its_closed_form() -> None:
         rolled = slope * image / (1 + (slope * image).sum())
         np.testing.assert_allclose(on_patches("gradient_rollout", model)[row], rolled, rtol=1e-5)
         assert 0 < own < 1
+        slow = 0.8 * slope * image / (0.2 + 0.8 * (slope * image).sum())
+        np.testing.assert_allclose(on_patches("gradient_rollout", model, residual=0.2)[row], slow, rtol=1e-5)
 
 
 def test_the_other_class_has_nothing_to_show_where_every_patch_speaks_against_it() -> None:
@@ -214,6 +216,20 @@ def test_texts_of_different_lengths_are_a_reason_and_no_crash(bodies: dict[str, 
     assert needs_attention(model) == (
         "The bound texts have different lengths: bind one text to read attention or tokens."
     )
+
+
+class NoHead:
+    """A model whose head cannot be put elsewhere."""
+
+    access = "white-box"
+    token_map = OneLayer().token_map
+    description = {"architecture": "NoHead"}  # noqa: RUF012  # as a model's property reads
+
+
+def test_legrad_needs_a_head_that_reads_every_layer() -> None:
+    reason = BY_NAME["legrad"].refuse(NoHead())
+    assert reason == "the head of NoHead cannot be put on a layer in the middle: use chefer"
+    assert BY_NAME["chefer"].refuse(NoHead()) is None
 
 
 class NoStates(OneLayer):

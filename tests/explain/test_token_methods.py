@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -223,3 +225,7 @@ def test_attention_alone_is_not_enough() -> None:
 def test_a_baseline_from_the_data_needs_the_data() -> None:
     with pytest.raises(DataError, match="data mean"):
         INTEGRAL.run(asked(OneLayer(), images_of(MEANS), baseline="data mean"))
+    question = asked(OneLayer(sharpness=0.0), images_of(MEANS), baseline="data mean", steps=1)
+    found = INTEGRAL.run(replace(question, references=images_of([[0.0, 0.5, 0.2, 0.2], [0.4, 0.1, 0.2, 0.4]])))
+    way = np.array(MEANS) - [0.2, 0.3, 0.2, 0.3]
+    np.testing.assert_allclose(question.units.sums(found.values), 2 / 5 * way, atol=1e-6)
