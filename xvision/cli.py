@@ -113,9 +113,9 @@ def _add_reading(add: Adder) -> None:
     add("analyses", reading.analyses, "What there is, what each needs, what it costs, and its options.").add_argument(
         "--json", action="store_true"
     )
-    add("methods", reading.methods, "Methods of explanation: what each needs and costs, and which are refused.").add_argument(
-        "--json", action="store_true"
-    )
+    add(
+        "methods", reading.methods, "Methods of explanation: what each needs and costs, and which are refused."
+    ).add_argument("--json", action="store_true")
     metrics = add("metrics", reading.metrics, "Every number of a run in one tidy table.")
     metrics.add_argument("run", type=Path, metavar="RUN")
     metrics.add_argument("--json", action="store_true")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 _ACRONYMS = {
     "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "fpr": "FPR", "fnr": "FNR", "psnr": "PSNR",
     "linf": "L∞", "jpeg": "JPEG", "roc": "ROC", "pgd": "PGD", "fgsm": "FGSM", "llm": "LLM", "ig": "IG",
+    "iou": "IoU", "srg": "SRG", "aopc": "AOPC", "ssim": "SSIM", "shap": "SHAP", "lrp": "LRP",
 }  # fmt: skip
 
 

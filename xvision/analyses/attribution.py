@@ -64,13 +64,7 @@ def attribution(
     def measure(batch: Batch) -> Rows:
         rows: Rows = {}
         for name, maps in explainer.maps(batch).items():
-            units = explainer.units.sums(maps.values)
-            area = border_area(*batch.pixels.shape[2:], border)
-            rows[f"gini {name}"] = where_defined(units, lambda at, units=units: gini(np.abs(units[at])))
-            rows[f"entropy {name}"] = where_defined(units, lambda at, units=units: entropy(np.abs(units[at])))
-            rows[f"border {name}"] = where_defined(
-                maps.values, lambda at, maps=maps, area=area: border_mass(maps.values[at], border) / area
-            )
+            rows |= _shape(explainer, name, maps.values, border)
             rows |= _completeness(maps.gap, maps.difference, name)
             if name == _PATH:
                 for other in others:
@@ -87,6 +81,17 @@ def attribution(
     return Result(
         _summary(explainer, metrics, len(positions)), metrics, charts, stored, caveats=_caveats(explainer, metrics)
     )
+
+
+def _shape(explainer: Explainer, name: str, values: np.ndarray, border: float) -> Rows:
+    """How concentrated the maps (B, H, W) are, and how much of them lies in the frame of the image."""
+    units = np.abs(explainer.units.sums(values))
+    area = border_area(values.shape[1], values.shape[2], border)
+    return {
+        f"gini {name}": where_defined(units, lambda at: gini(units[at])),
+        f"entropy {name}": where_defined(units, lambda at: entropy(units[at])),
+        f"border {name}": where_defined(values, lambda at: border_mass(values[at], border) / area),
+    }
 
 
 def _other_baselines(explainer: Explainer) -> tuple[Explainer, ...]:

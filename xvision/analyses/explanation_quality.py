@@ -21,14 +21,14 @@ from xvision.methods.intervals import Estimate, not_estimable
 from xvision.methods.map_verdicts import advantage, decide_map
 from xvision.methods.removal import Operator
 from xvision.registry import analysis
-from xvision.result import MapVerdict, Metric, Result, spoken
+from xvision.result import Better, MapVerdict, Metric, Result, spoken
 
 
 class _Figure(NamedTuple):
     """A per-case figure: its name, which side is better, its unit, and whether each removal operator has its own."""
 
     name: str
-    better: str
+    better: Better
     unit: str = ""
     by_operator: bool = False
     controls: bool = True

@@ -27,7 +27,8 @@ def analyses(parsed: argparse.Namespace) -> int:
 
 def methods(parsed: argparse.Namespace) -> int:
     from xvision.console import print_methods
-    from xvision.explain.catalogue import KNOWN_WRONG, controls, methods as known
+    from xvision.explain.catalogue import KNOWN_WRONG, controls
+    from xvision.explain.catalogue import methods as known
 
     found = [*known().values(), *controls().values()]
     if not parsed.json:

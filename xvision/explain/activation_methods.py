@@ -34,7 +34,10 @@ def needs_token_states(model: Any) -> str | None:
     if reason := needs_gradients(model):
         return reason
     if getattr(model, "token_map", None) is not None:
-        return None
+        layers = model.description.get("layers", 2)
+        return (
+            None if layers > 1 else f"{architecture(model)} has a single layer, and no states before it: use saliency"
+        )
     if getattr(model, "convolutional", False):
         return f"{architecture(model)} is a convolutional network without tokens: use grad_cam"
     return f"the tokens of {architecture(model)} have no known place in the image: use integrated_gradients"

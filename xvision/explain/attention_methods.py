@@ -162,7 +162,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "corrected_rollout", "corrected rollout", "attention", False, _FORWARD,
         "Abnar and Zuidema 2020, over uninformative attention", needs_attention, partial(_maps, name="corrected_rollout"),
-        note=f"{_BLIND} 1 is what the attention mask alone gives, 2 twice as much.", chosen=50,
+        note=f"{_BLIND} 1 is what the attention mask alone gives, 2 twice as much.", chosen=50, neutral=1.0,
     ),
     Method(
         "chefer", "Chefer relevance", "attention", False, _BACKWARD, "Chefer et al. 2021", needs_attention_gradients,

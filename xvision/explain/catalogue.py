@@ -79,8 +79,8 @@ def chosen(model: Any, names: Sequence[str]) -> tuple[Method, ...]:
 
 def refusals(model: Any) -> Mapping[str, str]:
     """Methods that must not be used on this model, with the reason of each."""
-    found = {name: reason for name, method in methods().items() if (reason := method.refuse(model))}
-    return found | KNOWN_WRONG
+    unfit = {name: method.refuse(model) for name, method in methods().items()}
+    return {**{name: reason for name, reason in unfit.items() if reason}, **KNOWN_WRONG}
 
 
 def units_of(model: Any) -> Units:

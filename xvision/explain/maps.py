@@ -137,8 +137,8 @@ class Explainer:
         original = images.photograph(pixels)
         pictures = {"image": original if mask is None else images.outline(original, mask)}
         drawn = {label: values for label, values in maps.items() if np.isfinite(values).all()}
-        signed = {method.label: method.signed for method in self.methods}
-        pictures |= {label: images.overlay(pixels, values, signed=signed[label]) for label, values in drawn.items()}
+        by = {method.label: method for method in self.methods}
+        pictures |= {label: _painted(by[label], pixels, values) for label, values in drawn.items()}
         numbers = drawn | {"pixels": pixels.mean(axis=0)} | ({} if mask is None else {"mask": mask})
         shown = {label: images.enlarged(picture) for label, picture in pictures.items()}
         return Case(name, self.audit.facts(position), shown, numbers)
@@ -214,6 +214,12 @@ def where_defined(values: np.ndarray, score: Callable[[np.ndarray], np.ndarray])
     if len(places):
         found[places] = score(places)
     return found
+
+
+def _painted(method: Method, pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The map over its image; what a map without sign gives below its neutral value is as neutral as that."""
+    beyond = values - method.neutral
+    return images.overlay(pixels, beyond if method.signed else np.maximum(beyond, 0.0), signed=method.signed)
 
 
 def likeness(units: Units, before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -79,7 +79,8 @@ class Method:
 
     name: as in plans and metrics. label: as on pages, and the name of its pictures. signed: evidence against is
     negative; else only strength is given. passes: cost per image, in words. source: author and year. note: printed
-    wherever the method is used. chosen: how early it is taken when nobody names methods, None for only when named.
+    wherever the method is used. chosen: how early it is taken when nobody names methods, None for only when named. neutral: the
+    value that says nothing, which pictures leave uncoloured.
     refuse: None where the method may be used on a model, else why not and what to use instead.
     """
 
@@ -93,6 +94,7 @@ class Method:
     run: Callable[[Asked], Maps]
     note: str = ""
     chosen: int | None = None
+    neutral: float = 0.0
 
 
 def needs_gradients(model: Any) -> str | None:
