@@ -6,13 +6,14 @@ in this way keeps no outline of what was there, so a model cannot read the shape
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solveh_banded
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
+from threadpoolctl import ThreadpoolController
 
 from xvision.errors import DataError
 
@@ -67,8 +68,14 @@ def _solved(pixels: np.ndarray, removed: np.ndarray) -> np.ndarray:
     own = np.arange(len(right))
     reach = int(np.where(holes.unknown, holes.number - own, 0).max())
     solve = _banded if (reach + 1) * len(right) <= _BAND_ENTRIES else _sparse
-    values: np.ndarray = solve(holes, right, reach).T
+    with _libraries().limit(limits=1, user_api="blas"):  # a narrow band is solved several times slower by many threads
+        values: np.ndarray = solve(holes, right, reach).T
     return values
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _banded(holes: _Holes, right: np.ndarray, reach: int) -> np.ndarray:
