@@ -10,29 +10,46 @@ from collections.abc import Iterator
 
 from tests.benchmarks import explanations_maps as maps
 from tests.benchmarks import explanations_sharing as sharing
+from tests.benchmarks import explanations_trust as trust
+from tests.benchmarks.explanations_memory import memory_rows
 from tests.benchmarks.explanations_peers import missing
 from tests.benchmarks.explanations_robustness import robustness
 from tests.benchmarks.harness import Row, main
 
-PACKAGES = ("torch", "transformers", "captum", "numpy", "scikit-learn", "quantus", "grad-cam", "opencv-python-headless")
-PAIRS = {True: 5, False: 11}
-"""Pairs of times, by ``--quick``."""
+PACKAGES = (
+    "torch", "transformers", "captum", "numpy", "scipy", "scikit-learn", "quantus", "grad-cam", "opencv-python-headless",
+)  # fmt: skip
 
 
 def measure(quick: bool) -> Iterator[Row]:
-    pairs = PAIRS[quick]
+    pairs = 5 if quick else 11
     yield from maps.rollout_rows(pairs)
     yield from maps.occlusion_rows(pairs)
-    if missing("grad-cam") is None:
-        for name in ("ResNet-18", "ResNet-50"):
+    for name in ("ResNet-18",) if quick else ("ResNet-18", "ResNet-50"):
+        yield from maps.layer_rows(name)
+        if missing("grad-cam") is None:
             yield from maps.grad_cam_rows(name, pairs)
     if missing("quantus") is None:
-        yield from robustness(pairs)
         yield from sharing.localisation(pairs)
+        yield from sharing.counted_audit()
+        yield from robustness(pairs)
+    yield from trust.marker_rows(quick)
+    yield from memory_rows(quick)
+    if not quick:
+        yield from trust.cost_rows()
+        yield from trust.trained_rows()
 
 
 def left_out(quick: bool) -> list[str]:
-    return [reason for package in ("quantus", "grad-cam") if (reason := missing(package))]
+    """Peers that are not installed, with what to install, and what takes longer than a minute."""
+    peers = [f"rows against it: {reason}" for package in ("quantus", "grad-cam") if (reason := missing(package))]
+    long = [
+        "ResNet-50",
+        "10,000 images (1,000 were measured)",
+        "the cost of explanation_quality",
+        "trained classifiers",
+    ]
+    return [*peers, *(long if quick else [])]
 
 
 if __name__ == "__main__":
