@@ -14,8 +14,12 @@ _ACRONYMS = {
 def label(name: str) -> str:
     """``sensitivity_difference`` → ``Sensitivity difference``; field acronyms keep their case."""
     words = [_ACRONYMS.get(word, word) for word in name.split("_")]
-    words[0] = words[0][:1].upper() + words[0][1:]
-    return " ".join(words)
+    return opening(" ".join(words))
+
+
+def opening(words: str) -> str:
+    """Words as the beginning of a sentence; only the first letter changes, so that names keep theirs."""
+    return words[:1].upper() + words[1:]
 
 
 def number(value: float | None, unit: str = "") -> str:

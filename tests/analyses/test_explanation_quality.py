@@ -16,7 +16,7 @@ from xvision.analyses.explanation_quality import explanation_quality
 from xvision.charts import HeatMap, Table
 from xvision.models.network import Facts, NetworkClassifier
 from xvision.models.protocols import InputSpec
-from xvision.result import Metric, Result
+from xvision.result import Metric, NotApplicable, Result
 
 QUICK = {"steps": 4, "bank": 30, "copies": 2, "shuffles": 1, "path_steps": 4}
 
@@ -117,6 +117,11 @@ def test_few_patients_decide_nothing() -> None:
     result = explanation_quality(audit, methods=("input_x_gradient",), removals=("black",), baseline="black", **QUICK)
     assert result.map_verdicts["input × gradient"].word == "not decided"
     assert any("More cases may decide it" in caveat for caveat in result.caveats)
+
+
+def test_removal_of_tokens_needs_tokens() -> None:
+    with pytest.raises(NotApplicable, match=r"removal of tokens is refused: .*patch_ablation"):
+        explanation_quality(subject(planted(4.0), pictures()), methods=("saliency",), removals=("tokens",), **QUICK)
 
 
 class Root(nn.Module):

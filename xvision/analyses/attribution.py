@@ -12,6 +12,7 @@ from xvision.explain.catalogue import refusals
 from xvision.explain.maps import Explainer, explained, likeness, prepared, where_defined
 from xvision.explain.method import Settings
 from xvision.explain.pictures import side_by_side
+from xvision.explain.text_evidence import text_evidence
 from xvision.methods.attribution import SMALLEST_DIFFERENCE, Baseline
 from xvision.methods.complexity import entropy, gini
 from xvision.methods.intervals import bootstrap
@@ -53,8 +54,9 @@ def attribution(
     ``baseline_agreement`` is the rank correlation of integrated gradients (Sundararajan 2017) from two baselines, by patch: far
     below 1, the map is as much about the baseline as about the image. ``gini`` and ``entropy`` (in nats) say how concentrated a map
     is; neither says that it is right. ``border_lift`` is the share of positive attribution in the outer frame of the image over the
-    frame's share of the area: 1 is chance, and no anatomy should decide there. A map shows where the score is sensitive, not why,
-    and not what a reader would see.
+    frame's share of the area: 1 is chance, and no anatomy should decide there. For a model that also reads text,
+    ``evidence_share`` is the share of image and of text in the absolute integrated gradients of all tokens. A map shows where the
+    score is sensitive, not why, and not what a reader would see.
     """
     settings = Settings(baseline=baseline, steps=steps, samples=samples, masks=masks, noise=noise)
     explainer = prepared(audit, methods, with_controls=False, settings=settings)
@@ -75,9 +77,10 @@ def attribution(
         return rows
 
     rows = audit.map(measure, positions=positions, options={**explainer.options, "border": border})
-    metrics = _metrics(audit, explainer, rows, positions)
+    texts = text_evidence(explainer, positions)
+    metrics = (*_metrics(audit, explainer, rows, positions), *texts.metrics)
     stored = explainer.cases()
-    charts = _charts(explainer, metrics, stored)
+    charts = (*_charts(explainer, metrics, stored), *texts.tables)
     return Result(
         _summary(explainer, metrics, len(positions)), metrics, charts, stored, caveats=_caveats(explainer, metrics)
     )
@@ -193,9 +196,7 @@ def _used(explainer: Explainer) -> Table:
 
 
 def _refused(explainer: Explainer) -> Table:
-    rows = tuple(
-        (text.label(name), reason[:1].upper() + reason[1:]) for name, reason in refusals(explainer.audit.model).items()
-    )
+    rows = tuple((text.label(name), text.opening(reason)) for name, reason in refusals(explainer.audit.model).items())
     return Table(
         "Methods refused for this model",
         "A map that does not mean what it seems to mean is not drawn.",
@@ -210,14 +211,14 @@ def _summary(explainer: Explainer, metrics: tuple[Metric, ...], cases: int) -> s
     gap = next((item for item in metrics if item.name == "completeness_gap" and "baseline" not in item.where), None)
     if gap is None:
         return lead
-    return f"{lead} {explainer.label(str(gap.where['method'])).capitalize()} miss {spoken(gap)} of the score's change."
+    return f"{lead} {text.opening(explainer.label(str(gap.where['method'])))} miss {spoken(gap)} of the score's change."
 
 
 def _caveats(explainer: Explainer, metrics: tuple[Metric, ...]) -> tuple[str, ...]:
     found = [
         f"Attributions are relative to a {explainer.settings.baseline} baseline: what equals it gets none however much it matters."
     ]
-    found += [f"{method.label.capitalize()}: {method.note}" for method in explainer.methods if method.note]
+    found += [f"{text.opening(method.label)}: {method.note}" for method in explainer.methods if method.note]
     found += [
         f"The completeness gap of {explainer.label(str(item.where['method']))} is above 5 %: raise `steps` before reading the maps."
         for item in metrics

@@ -15,13 +15,12 @@ from xvision.charts import Axis, Chart, Forest, HeatMap, Lines, Mark, Reference,
 from xvision.engine import Rows
 from xvision.explain.maps import Explainer, prepared
 from xvision.explain.method import Settings
-from xvision.explain.quality import Probes, measured
+from xvision.explain.quality import Probes, Removed, measured, removable
 from xvision.methods.attribution import Baseline
 from xvision.methods.intervals import Estimate, not_estimable
 from xvision.methods.map_verdicts import advantage, decide_map
-from xvision.methods.removal import Operator
 from xvision.registry import analysis
-from xvision.result import Better, MapVerdict, Metric, Result, spoken
+from xvision.result import Better, MapVerdict, Metric, NotApplicable, Result, spoken
 
 
 class _Figure(NamedTuple):
@@ -43,6 +42,7 @@ _FIGURES = (
     _Figure("max_sensitivity", "lower", controls=False),
     _Figure("average_sensitivity", "lower", controls=False),
     _Figure("relative_input_stability", "lower", controls=False),
+    _Figure("relative_output_stability", "lower", controls=False),
     _Figure("randomisation_similarity", "lower", controls=False),
     _Figure("bottom_up_similarity", "lower", controls=False),
     _Figure("randomisation_ssim", "lower", controls=False),
@@ -65,7 +65,7 @@ def explanation_quality(
     *,
     cases: int = 64,
     methods: tuple[str, ...] = (),
-    removals: tuple[Operator, ...] = ("blur", "road"),
+    removals: tuple[Removed, ...] = ("blur", "road"),
     steps: int = 10,
     bank: int = 100,
     copies: int = 4,
@@ -80,15 +80,17 @@ def explanation_quality(
 ) -> Result:
     """May these maps be relied on: do they describe the model, better than maps that know nothing of it?
 
-    Patches are removed in the order of the map, strongest first and weakest first. ``srg`` (symmetric relevance gain, Blücher 2024)
-    is the area between the two curves of the decided class's probability; ``srg_log_odds`` the same in log-odds; ``aopc`` (Samek
-    2017) the mean fall with the strongest first. What fills a removed patch is an operator of its own, because the answer depends
-    on it: blur, mean, or ROAD's noisy linear imputation (Rong 2022). ``faithfulness_correlation`` (Bhatt 2020) and normalised
-    ``infidelity`` (Yeh 2019) compare the map's sum over random patches with the fall of the score when those are removed.
-    ``max_sensitivity`` and ``relative_input_stability`` (Yeh 2019; Agarwal 2022) say how the map moves under noise that leaves the
-    decision as it was. ``randomisation_similarity`` is the rank correlation, by patch, with the map of the same network with all
-    weights shuffled (Adebayo 2018), ``bottom_up_similarity`` its mean while shuffling from the input up, ``entropy_rise`` the
-    efficient variant (Hedström 2024).
+    Each map explains the decision of its case. Patches are removed in the order of the map, strongest first and weakest first.
+    ``srg`` (symmetric relevance gain, Blücher 2024) is the area between the two curves of the decided class's probability;
+    ``srg_log_odds`` the same in log-odds; ``aopc`` (Samek 2017) the mean fall with the strongest first. What fills a removed patch
+    is an operator of its own, because the answer depends on it: blur, mean, ROAD's noisy linear imputation (Rong 2022), or, for
+    models that can do without a token, ``tokens``: nothing fills it, the token is gone (Jain 2022). ``faithfulness_correlation``
+    (Bhatt 2020) and normalised ``infidelity`` (Yeh 2019) compare the map's sum over random patches with the fall of the score when
+    those are removed. ``max_sensitivity``, ``average_sensitivity`` (Yeh 2019), ``relative_input_stability`` and
+    ``relative_output_stability`` (Agarwal 2022) say how the map moves under noise that leaves the decision as it was.
+    ``randomisation_similarity`` is the rank correlation, by patch, with the map of the same network with all weights shuffled
+    (Adebayo 2018), ``bottom_up_similarity`` its mean while shuffling from the input up, ``entropy_rise`` the efficient variant
+    (Hedström 2024).
 
     The verdict: *fails randomisation* where the interval of that similarity lies above ``limit``; *describes the model* where under
     every operator the method's srg exceeds that of every control (random, edges, centre, brightness) by more than ``margin``, its
@@ -96,7 +98,9 @@ def explanation_quality(
     A map that describes the model need not be right about the patient: it says what the model uses.
     """
     settings = Settings(baseline=baseline, steps=path_steps, samples=samples, masks=masks)
-    explainer = prepared(audit, methods, settings=settings)
+    explainer = prepared(audit, methods, settings=settings, decided=True)
+    if "tokens" in removals and (reason := removable(audit.model)):
+        raise NotApplicable(f"removal of tokens is refused: {reason}")
     probes = Probes(removals, steps, bank, copies, radius, shuffles)
     positions = explainer.sample(cases)
     options = {**explainer.options, "probes": repr(probes)}
@@ -337,7 +341,8 @@ def _summary(verdicts: Mapping[str, MapVerdict]) -> str:
     groups: dict[str, list[str]] = {}
     for label, verdict in verdicts.items():
         groups.setdefault(verdict.word, []).append(label)
-    return "; ".join(f"{word}: {text.listing(labels, most=8)}" for word, labels in groups.items()).capitalize() + "."
+    said = "; ".join(f"{word}: {text.listing(labels, most=8)}" for word, labels in groups.items())
+    return f"{text.opening(said)}."
 
 
 def _caveats(verdicts: Mapping[str, MapVerdict], cases: int) -> tuple[str, ...]:

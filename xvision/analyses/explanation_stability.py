@@ -170,7 +170,7 @@ def _summary(explainer: Explainer, metrics: tuple[Metric, ...]) -> str:
 
 def _caveats(explainer: Explainer, metrics: tuple[Metric, ...]) -> tuple[str, ...]:
     telling = [
-        (explainer.label(str(item.where["method"])).capitalize(), item)
+        (text.opening(explainer.label(str(item.where["method"]))), item)
         for item in metrics
         if item.name == "map_similarity" and item.high is not None and item.high < _ALIKE
     ]

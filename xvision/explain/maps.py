@@ -63,6 +63,8 @@ class Explainer:
     controls: tuple[Method, ...]
     units: Units
     settings: Settings
+    decided: bool = False
+    """Explain each case's decision, instead of the positive class in every case."""
 
     @property
     def everything(self) -> tuple[Method, ...]:
@@ -72,7 +74,11 @@ class Explainer:
     @property
     def options(self) -> dict[str, Any]:
         """What decides the maps, for ``Audit.map``."""
-        return {"methods": [method.name for method in self.everything], **asdict(self.settings)}
+        return {
+            "methods": [method.name for method in self.everything],
+            "decided": self.decided,
+            **asdict(self.settings),
+        }
 
     def label(self, name: str) -> str:
         """The method's name on pages."""
@@ -86,9 +92,9 @@ class Explainer:
 
     @cached_property
     def targets(self) -> Mapping[str, int]:
-        """The class whose log-odds are explained, by case: the positive one of two, else the decided one."""
+        """The class whose log-odds are explained, by case: the positive one of two, or the decided one."""
         ids = map(str, self.audit.ids)
-        if self.audit.decision.positive is not None:
+        if self.audit.decision.positive is not None and not self.decided:
             return dict.fromkeys(ids, self.audit.positive)
         return {name: int(code) for name, code in zip(ids, self.audit.predictions.decisions, strict=True)}
 
@@ -151,7 +157,7 @@ class Explainer:
     def _remembered(self, method: Method, batch: Batch) -> Maps:
         """From memory where a case is there, the others computed together."""
         memory: _Memory = self.audit.shared.setdefault("maps", _Memory())
-        keys = [(method.name, repr(self.settings), name) for name in batch.ids]
+        keys = [(method.name, f"{self.targets[name]} {self.settings}", name) for name in batch.ids]
         missing = [place for place, key in enumerate(keys) if key not in memory.kept]
         fresh: dict[int, _Kept] = {}
         if missing:
@@ -165,7 +171,12 @@ class Explainer:
 
 
 def prepared(
-    audit: Audit, methods: Sequence[str] = (), *, with_controls: bool = True, settings: Settings | None = None
+    audit: Audit,
+    methods: Sequence[str] = (),
+    *,
+    with_controls: bool = True,
+    settings: Settings | None = None,
+    decided: bool = False,
 ) -> Explainer:
     """The methods asked for, or the default ones for the audited model.
 
@@ -173,7 +184,7 @@ def prepared(
     """
     found = chosen(audit.model, methods)
     blind = tuple(controls().values()) if with_controls else ()
-    return Explainer(audit, found, blind, units_of(audit.model), settings or Settings())
+    return Explainer(audit, found, blind, units_of(audit.model), settings or Settings(), decided)
 
 
 def explained(method: Method, asked: Asked) -> Maps:

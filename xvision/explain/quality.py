@@ -1,5 +1,7 @@
 """Everything that is measured about the maps of one batch, so that each pass through the model serves every figure.
 
+The maps are those of each case's decision: many methods show what speaks for a class and nothing of what speaks against.
+
 Per-case rows are named ``figure|method`` or ``figure|method|operator``. A figure that is undefined for a case is NaN.
 Shapes: B batch, C H W image, P units, S copies or masks.
 """
@@ -8,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, explained, likeness, where_defined
-from xvision.explain.method import Maps, Method
+from xvision.explain.method import Maps
+from xvision.explain.token_methods import needs_tokens
 from xvision.methods.complexity import entropy, gini
 from xvision.methods.faithfulness import (
     Curves,
@@ -37,20 +40,24 @@ from xvision.methods.map_stability import (
 from xvision.methods.perturbation import bernoulli_bank
 from xvision.methods.randomisation import bottom_up, efficient_mprt, structural_similarity
 from xvision.methods.randomness import case_generator, case_seed
-from xvision.methods.removal import Operator, pixel_evaluator
+from xvision.methods.removal import pixel_evaluator
+from xvision.methods.token_attribution import irremovable, token_evaluator
 from xvision.methods.units import Evaluate
+
+Removed = Literal["mean", "blur", "black", "data mean", "road", "tokens"]
+"""What comes in the place of a removed unit: a fill of the pixels, or nothing where the model can do without the token."""
 
 
 @dataclass(frozen=True)
 class Probes:
     """What is done to each image.
 
-    removals: operators that fill what is removed. steps: of each removal curve. bank: random masks for scoring, drawn apart
+    removals: what comes in the place of what is removed. steps: of each removal curve. bank: random masks for scoring, drawn apart
     from those that methods are fitted on. copies, radius: noisy copies, each pixel moved by at most ``radius``. shuffles:
     steps in which the weights are shuffled, from the input up; the last is the whole network.
     """
 
-    removals: tuple[Operator, ...]
+    removals: tuple[Removed, ...]
     steps: int
     bank: int
     copies: int
@@ -61,13 +68,10 @@ class Probes:
 def measured(explainer: Explainer, batch: Batch, probes: Probes) -> Rows:
     """The per-case rows of a batch."""
     maps = explainer.maps(batch)
-    sides = _sides(explainer, batch)
-    values = {
-        method.name: _for_decision(explainer, method, maps[method.name], sides) for method in explainer.everything
-    }
+    values = {name: explainer.units.sums(found.values) for name, found in maps.items()}
     broken = {name: ~np.isfinite(found).all(axis=1) for name, found in values.items()}
     ranked = {name: np.where(broken[name][:, None], 0.0, found) for name, found in values.items()}
-    rows = _faithful(explainer, batch, ranked, sides, probes)
+    rows = _faithful(explainer, batch, ranked, probes)
     rows |= _concentrated(ranked)
     rows |= _stable(explainer, batch, values, probes)
     rows |= _randomised(explainer, batch, maps, probes)
@@ -76,23 +80,17 @@ def measured(explainer: Explainer, batch: Batch, probes: Probes) -> Rows:
     return rows
 
 
-def _sides(explainer: Explainer, batch: Batch) -> np.ndarray:
-    """(B,) 1 where the explained class was decided, −1 where the other one was: then the score is turned round."""
-    audit = explainer.audit
-    decided = dict(zip(map(str, audit.ids), audit.predictions.decisions, strict=True))
-    return np.array([1.0 if decided[name] == explainer.targets[name] else -1.0 for name in batch.ids])
+def removable(model: Any) -> str | None:
+    """Why no token of a model can be left out, or None where they can."""
+    return needs_tokens(model) or irremovable(model.token_map)
 
 
-def _for_decision(explainer: Explainer, method: Method, maps: Maps, sides: np.ndarray) -> np.ndarray:
-    """(B, P) what each unit adds to the decision. A map without sign says how strong, whatever the side."""
-    sums = explainer.units.sums(maps.values)
-    return sums * sides[:, None] if method.signed else sums
-
-
-def _evaluator(explainer: Explainer, batch: Batch, operator: Operator, sides: np.ndarray) -> Evaluate:
+def _evaluator(explainer: Explainer, batch: Batch, operator: Removed) -> Evaluate:
     asked = explainer.asked(batch)
+    if operator == "tokens":
+        return token_evaluator(asked.model, asked.pixels, asked.targets, batch=asked.settings.batch)
     references = explainer.references.to(batch.pixels.device) if operator == "data mean" else None
-    evaluate = pixel_evaluator(
+    return pixel_evaluator(
         asked.score,
         asked.pixels,
         asked.targets,
@@ -102,16 +100,13 @@ def _evaluator(explainer: Explainer, batch: Batch, operator: Operator, sides: np
         batch=asked.settings.batch,
         references=references,
     )
-    return lambda rows, removed: sides[rows] * evaluate(rows, removed)
 
 
-def _faithful(
-    explainer: Explainer, batch: Batch, values: Mapping[str, np.ndarray], sides: np.ndarray, probes: Probes
-) -> Rows:
+def _faithful(explainer: Explainer, batch: Batch, values: Mapping[str, np.ndarray], probes: Probes) -> Rows:
     """Removal curves of every method under every operator, and the fit to random removals."""
     rows: Rows = {}
     for operator in probes.removals:
-        evaluate = _evaluator(explainer, batch, operator, sides)
+        evaluate = _evaluator(explainer, batch, operator)
         found = curves_of(evaluate, values, steps=probes.steps)
         for name, curves in found.items():
             rows |= _from_curves(curves, f"{name}|{operator}")
