@@ -29,7 +29,9 @@ from xvision.result import NotApplicable, Record, Result
 from xvision.store import Writer, open_run
 
 Results = Callable[[str], Result]
-SMALL_OPTIONS = {"cases": 10, "steps": 3, "resamples": 50, "permutations": 49}
+SMALL_OPTIONS = {
+    "cases": 10, "steps": 3, "resamples": 50, "permutations": 49, "bank": 20, "copies": 1, "shuffles": 1, "path_steps": 3, "samples": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
