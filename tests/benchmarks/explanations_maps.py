@@ -11,7 +11,7 @@ import torch
 from captum.attr import LayerGradCam, Occlusion
 from torch import nn
 
-from tests.benchmarks.explanations_models import asked, bert, images, resnet
+from tests.benchmarks.explanations_models import asked, bert, gpt, images, resnet
 from tests.benchmarks.explanations_peers import compared, open_grad_cam, paired, relative, seconds
 from tests.benchmarks.harness import Row, row
 from xvision.explain.catalogue import methods
@@ -118,25 +118,29 @@ def layer_grad_cam(model: HuggingFaceClassifier, shown: torch.Tensor) -> np.ndar
 
 
 def occlusion_rows(pairs: int) -> Iterator[Row]:
-    """What each of 196 patches is worth to a model of tokens, against captum at its best setting.
+    """What each of 196 patches is worth to models of tokens, against captum at its best setting.
 
-    Where every token is made from its own patch the stem need not see each occluded image; where it is not, it must, and
-    little is left to save.
+    What can be saved depends on the model. In a causal one the tokens before the patch stay as they were. In one that
+    looks both ways only the stem is saved, if every token is made from its own patch; if not, nothing is.
     """
     shown, settings = images(2, 1, 224), Settings(baseline="black")
-    for stem, at_least in (("linear", 2.0), ("conv", 1.0)):
-        model = bert(224, stem=stem)
+    models = {
+        "causal GPT-2 body": (gpt(224), 2.0),
+        "BERT body": (bert(224), 2.0),
+        "BERT body, convolutional stem": (bert(224, stem="conv"), 1.0),
+    }
+    for name, (model, at_least) in models.items():
         own = mapped("patch_ablation", model, shown, settings)
         tried = {at_once: seconds(occlusion_peer(model, shown, at_once)) for at_once in WINDOWS_AT_ONCE}
         best = min(tried, key=lambda at_once: tried[at_once])
         peer = occlusion_peer(model, shown, best)
         times = ", ".join(f"{at_once} ({time:.2f} s)" for at_once, time in tried.items())
         how = (
-            f"2 images, BERT body 4 × 128, {stem} stem, 224 px in patches of 16; captum Occlusion at perturbations_per_eval "
-            f"{best}, the best of {times}"
+            f"2 images, {name} 4 × 128, 224 px in patches of 16; captum Occlusion at perturbations_per_eval {best}, the best "
+            f"of {times}"
         )
         passes = f"{counted('patch_ablation', model, shown, settings)}, peer {2 * 197} forward"
-        check = f"Patch occlusion, {stem} stem, captum"
+        check = f"Patch occlusion, {name}, captum"
         yield from compared(check, paired(own, peer, pairs), at_least, relative(own(), peer()), 1e-5, passes, how)
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import BertConfig, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from xvision.explain.catalogue import units_of
 from xvision.explain.method import Asked, Settings
@@ -27,14 +34,27 @@ def bert(
 
     stem: "linear" makes each token from its own patch, as vision transformers do; "conv" lets neighbours see each other.
     """
-    torch.manual_seed(0)
     body = BertConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width, vocab_size=8,
         max_position_embeddings=260, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
+    return _of_tokens(body, image_size, patch, {"attention": "bidirectional", "readout": "mean", "stem": stem})
+
+
+def gpt(image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16) -> HuggingFaceClassifier:
+    """The same with a GPT-2 body, in which a token depends on earlier ones alone, read at a token put last."""
+    body = GPT2Config(
+        n_embd=width, n_layer=layers, n_head=4, n_positions=260, vocab_size=8, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )  # fmt: skip
+    return _of_tokens(body, image_size, patch, {"attention": "causal", "readout": "last", "stem": "linear"})
+
+
+def _of_tokens(body: PreTrainedConfig, size: int, patch: int, shape: dict[str, str]) -> HuggingFaceClassifier:
+    torch.manual_seed(0)
     config = LlmImageClassifierConfig(
-        text_config=body, image_size=image_size, patch_size=patch, attention="bidirectional", readout="mean", stem=stem,
-        id2label={0: "normal", 1: "lesion"}, label2id={"normal": 0, "lesion": 1},
+        text_config=body, image_size=size, patch_size=patch, id2label={0: "normal", 1: "lesion"},
+        label2id={"normal": 0, "lesion": 1}, **shape,
     )  # fmt: skip
     module = livelier(LlmImageClassifier(config))
     return adapt(module, preprocessing_of(module.config), source="random weights")
