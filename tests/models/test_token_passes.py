@@ -18,6 +18,7 @@ from tests.models.builders import PRESETS, RGB, TEXTS, VISION, WITHOUT_MAP, pixe
 from xvision.errors import ModelError
 from xvision.models.huggingface import HuggingFaceAttentionClassifier, adapt, preprocessing_of
 from xvision.models.llm.classifier import LlmImageClassifier, preset
+from xvision.models.llm.config import Stem
 from xvision.models.protocols import TokenClassifier
 
 LANGUAGE = [
@@ -40,9 +41,11 @@ def wrapped(module: PreTrainedModel) -> HuggingFaceAttentionClassifier:
     return found
 
 
-def reading(name: str, readout: str = "last", texts: int = 1) -> Any:
+def reading(name: str, readout: str = "last", texts: int = 1, stem: Stem = "conv") -> Any:
     module = seeded(
-        lambda: preset(name, image_size=16, patch_size=4, readout=readout, text_tokens=6, texts=TEXTS, seed=0)
+        lambda: preset(
+            name, image_size=16, patch_size=4, readout=readout, text_tokens=6, texts=TEXTS, stem=stem, seed=0
+        )
     )
     return wrapped(module).with_text(TEXTS[:texts])
 

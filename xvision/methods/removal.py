@@ -17,6 +17,7 @@ from xvision.errors import ConfigError, DataError, ModelError
 from xvision.methods.attribution import baseline_pixels
 from xvision.methods.imputation import linear_imputation
 from xvision.methods.randomness import case_generator, case_seed
+from xvision.methods.suffixes import LaterTokens, Part, effort_on
 from xvision.methods.target import Score, checked, log_odds
 from xvision.methods.units import Evaluate, Units
 
@@ -29,16 +30,18 @@ CPU_PIXELS = 2**18
 SAME_TOKENS = 1e-5
 """Largest difference, of the largest value or of 1, at which tokens count as made from their own patch alone."""
 
+_OWN = "each token is made from its own patch"
+
 _Fill = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
 """Rows (n,) of images and the pixels (n, H, W) bool taken from each: to what the model sees, (n, C, H, W)."""
 _Scored = Callable[[np.ndarray, np.ndarray], torch.Tensor]
 
 
 class Removal(NamedTuple):
-    """How parts are taken away from a batch. level: what is exchanged. why: the reason of that choice, a sentence."""
+    """How parts are taken away from a batch. level: what is exchanged and run again. why: the reason of that choice."""
 
     evaluate: Evaluate
-    level: Literal["embeddings", "pixels"]
+    level: Literal["later embeddings", "embeddings", "pixels"]
     why: str
 
 
@@ -121,14 +124,23 @@ def embedding_evaluator(
         whole, empty = (
             torch.cat([model.embedded(part) for part in torch.split(each, size)]) for each in (images, filling)
         )
-    places = torch.as_tensor(_unit_of_token(model.token_map, units, whole.shape[1]), device=images.device)
+    places = _unit_of_token(model.token_map, units, whole.shape[1])
+    try:
+        later = (
+            LaterTokens(model, whole, explained, effort_on(images.device, batch)) if hasattr(model, "prefix") else None
+        )
+    except ModelError as error:
+        later, reason = None, str(error)
+    if later is not None:
+        evaluate = _later_exchanged(later, empty, places, units)
+        return Removal(evaluate, "later embeddings", f"{_OWN}, and none depends on a later one")
 
     def scored(rows: np.ndarray, removed: np.ndarray) -> torch.Tensor:
-        gone = torch.nn.functional.pad(torch.as_tensor(removed, device=images.device), (0, 1))[:, places]
+        gone = torch.as_tensor(_gone(removed, places), device=images.device)
         tokens = torch.where(gone.unsqueeze(2), _picked(empty, rows), _picked(whole, rows))
         return log_odds(model.from_embedded(tokens), _picked(explained, rows).expand(len(rows)))
 
-    return Removal(_in_passes(scored, len(images), units, size), "embeddings", "each token is made from its own patch")
+    return Removal(_in_passes(scored, len(images), units, size), "embeddings", "; ".join(filter(None, (_OWN, reason))))
 
 
 def reference_pixels(pixels: torch.Tensor, operator: Operator, references: torch.Tensor | None = None) -> torch.Tensor:
@@ -216,6 +228,31 @@ def _box_units(boxes: np.ndarray, units: Units) -> np.ndarray | None:
     if any(len(each) != 1 for each in found):
         return None
     return np.concatenate(found)
+
+
+def _gone(removed: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(N, T) bool, the tokens of removed units; a token of none stays."""
+    found: np.ndarray = np.pad(removed, ((0, 0), (0, 1)))[:, places]
+    return found
+
+
+def _later_exchanged(later: LaterTokens, empty: torch.Tensor, places: np.ndarray, units: Units) -> Evaluate:
+    """Scores of images with tokens of their filling (B, T, D); a filling equal to the image changes nothing."""
+    whole = later.tokens
+    differs = (whole != empty).any(dim=2).cpu().numpy()
+
+    def evaluate(rows: np.ndarray, removed: np.ndarray) -> np.ndarray:
+        _require_question(rows, removed, len(whole), units)
+        gone = _gone(removed, places) & differs[rows]
+        starts = np.where(gone.any(axis=1), gone.argmax(axis=1), gone.shape[1])
+
+        def tokens(part: Part) -> torch.Tensor:
+            taken = torch.as_tensor(gone[part.questions, part.start :], device=whole.device)
+            return torch.where(taken.unsqueeze(2), empty[part.row, part.start :], whole[part.row, part.start :])
+
+        return later.scores(rows, starts, tokens)
+
+    return evaluate
 
 
 def _unit_of_token(tokens: Any, units: Units, count: int) -> np.ndarray:

@@ -24,8 +24,9 @@ from xvision.models.llm.classifier import LlmImageClassifier
 from xvision.models.llm.config import MULTILABEL, LlmImageClassifierConfig
 from xvision.models.llm.text import NOTHING, TextVocabulary
 from xvision.models.loading import DAMAGE, reason
+from xvision.models.prefix import clean_pass, require_same, suffix_pass
 from xvision.models.preprocessing import RESAMPLE, Preprocessing
-from xvision.models.protocols import Access, Attention, InputSpec, TokenMap
+from xvision.models.protocols import Access, Attention, InputSpec, Prefix, TokenMap
 from xvision.models.token_passes import body_of_places, places_of
 from xvision.models.tokens import Layout, layout_of, token_map
 
@@ -138,7 +139,7 @@ class HuggingFaceClassifier(FeatureReader):
 
 
 class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
-    """A classifier of a family whose tokens are known; also an AttentionClassifier and a TokenClassifier.
+    """A classifier of a family whose tokens are known; also an AttentionClassifier and a PrefixClassifier.
 
     A learned prefix has a place in the sequence but no states: its rows of ``embedded`` and ``hidden`` are zeros, which
     nothing reads.
@@ -156,6 +157,7 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         super().__init__(module, preprocessing, source=source, notes=notes)
         self._layout, self._tokens = layout, token_map(layout)
         self._layers_name: str | None = None
+        self._resumes = False
 
     @property
     def token_map(self) -> TokenMap:
@@ -195,6 +197,24 @@ class HuggingFaceAttentionClassifier(HuggingFaceClassifier):
         prefix = self._layout.sources
         with fed(layers[0], tokens[:, prefix:]):
             return self._headed(places[:, prefix:] - prefix, layers[-1])
+
+    @torch.inference_mode()
+    def prefix(self, tokens: torch.Tensor) -> Prefix:
+        """The clean pass; raises ModelError where it cannot be gone on from. That it can is tried once, on the first image."""
+        places_of(tokens, None, self.token_map)
+        found = clean_pass(self.module, self._layers(), tokens)
+        if not self._resumes:
+            start = tokens.shape[1] // 2
+            other = torch.cat((tokens[:1, :start], tokens[:1, start:].roll(1, dims=1)), dim=1)
+            first = torch.zeros(1, dtype=torch.int64, device=tokens.device)
+            require_same(self.from_prefix(found, first, start, other[:, start:]), self.from_embedded(other))
+            self._resumes = True
+        return found
+
+    @torch.inference_mode()
+    def from_prefix(self, prefix: Prefix, rows: torch.Tensor, start: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of the images rows (B,) of a clean pass with these tokens (B, T - start, D) from ``start`` on."""
+        return two_sided(suffix_pass(self.module, self._layers(), prefix, rows, start, tokens))
 
     def read_out(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of the head on states (B, T, D) of any layer, after the model's last normalisation. No layer is run."""

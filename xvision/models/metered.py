@@ -19,6 +19,8 @@ from xvision.models.protocols import (
     FeatureClassifier,
     Features,
     InputSpec,
+    Prefix,
+    PrefixClassifier,
     RandomisableClassifier,
     Task,
     TextClassifier,
@@ -127,6 +129,17 @@ class MeteredClassifier:
     def from_embedded(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         """One pass for each image, however few its tokens are."""
         return self._counted(cast(TokenClassifier, self.inner).from_embedded(tokens, kept))
+
+    @_if_inner_has("no tokens whose keys and values can be kept")
+    def prefix(self, tokens: torch.Tensor) -> Prefix:
+        found = cast(PrefixClassifier, self.inner).prefix(tokens)
+        self._counted(found.logits)
+        return found
+
+    @_if_inner_has("no tokens whose keys and values can be kept")
+    def from_prefix(self, prefix: Prefix, rows: torch.Tensor, start: int, tokens: torch.Tensor) -> torch.Tensor:
+        """One pass for each image, however few its tokens are."""
+        return self._counted(cast(PrefixClassifier, self.inner).from_prefix(prefix, rows, start, tokens))
 
     @_if_inner_has("no head that could read other states")
     def read_out(self, hidden: torch.Tensor) -> torch.Tensor:

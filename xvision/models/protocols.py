@@ -126,6 +126,35 @@ class TokenClassifier(AttentionClassifier, Protocol):
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """A clean pass of R images. keys, values: one tensor of each layer, images first, then heads, T tokens and widths.
+
+    hidden: (R, T, D) the last states. logits: (R, K).
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(each.nbytes for each in (self.hidden, *self.keys, *self.values))
+
+
+@runtime_checkable
+class PrefixClassifier(TokenClassifier, Protocol):
+    """A classifier that need not run again what precedes the first change; for inference, outside the graph."""
+
+    def prefix(self, tokens: torch.Tensor) -> Prefix:
+        """The clean pass of ``embedded`` tokens (R, T, D); ModelError, with the reason, where later ones change earlier ones."""
+
+    def from_prefix(self, prefix: Prefix, rows: torch.Tensor, start: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) as of ``from_embedded``, of the images rows (B,) with these tokens (B, T - start, D) from ``start`` on."""
+
+
+@dataclass(frozen=True)
 class Features:
     """The last spatial feature map of a convolutional network (B, D, h, w), and the logits computed from it."""
 
