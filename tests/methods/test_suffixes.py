@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.models.test_token_passes import images, language, reading
 from xvision.explain.catalogue import units_of
-from xvision.methods import suffixes
+from xvision.methods import removal, suffixes
 from xvision.methods.perturbation import patch_ablation
 from xvision.methods.removal import Operator, embedding_evaluator, pixel_evaluator
 from xvision.methods.suffixes import Effort, effort_on, parts_of
@@ -81,6 +81,36 @@ def test_scores_of_later_tokens_are_those_of_filled_pixels(
     level, found, expected = both(model, operator, batch)
     assert level == "later embeddings"
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(
+    ("readout", "operator", "batch"), [("last", "mean", 64), ("mean", "road", 4), ("last", "blur", 1)]
+)
+def test_filled_pixels_whose_later_tokens_are_run_score_the_same(
+    name: str, text: bool, readout: str, operator: Operator, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stem that lets neighbours see each other, and questions in several blocks."""
+    monkeypatch.setattr(removal, "FILLED_BYTES", 40_000)
+    model = reading(name, readout) if text else language(name, readout=readout)
+    level, found, expected = both(model, operator, batch)
+    assert level == "pixels, later tokens"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_tokens_that_saw_the_change_or_come_later_are_run() -> None:
+    """Of 16 patches in rows of four, the convolutions of a patch see its neighbours, so the row above is run too."""
+    model = language("tiny-qwen3")
+    starts: list[int] = []
+    resume = model.from_prefix
+    model.from_prefix = lambda prefix, rows, start, tokens: starts.append(start) or resume(prefix, rows, start, tokens)
+    given = (images(model), torch.tensor([0, 1, 1]), units_of(model), "black")
+    found = embedding_evaluator(model, *given, seeds=(1, 2, 3))
+    starts.clear()
+    found.evaluate(np.array([0]), np.eye(16, dtype=bool)[[15]])
+    assert starts == [10]
+    assert found.why == "a token of this model depends on more than its own patch; none depends on a later one"
 
 
 def test_a_model_that_looks_both_ways_runs_all_tokens_and_says_why() -> None:

@@ -29,11 +29,17 @@ CPU_PIXELS = 2**18
 """Pixels of one pass on a CPU: larger passes leave its caches and take longer per image."""
 SAME_TOKENS = 1e-5
 """Largest difference, of the largest value or of 1, at which tokens count as made from their own patch alone."""
+LIKE_TOKENS = 1e-6
+"""Largest difference, of the largest value or of 1, at which a token counts as the same: convolutions round that much."""
+FILLED_BYTES = 2**28
+"""Tokens of filled images that are held at once."""
 
 _OWN = "each token is made from its own patch"
 
-_Fill = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
-"""Rows (n,) of images and the pixels (n, H, W) bool taken from each: to what the model sees, (n, C, H, W)."""
+_Fill = Callable[[np.ndarray, np.ndarray], torch.Tensor]
+"""Rows (n,) of images and the units (n, P) bool taken from each: to what the model sees, (n, C, H, W)."""
+_Put = Callable[[np.ndarray, torch.Tensor], torch.Tensor]
+"""Rows (n,) of images and the pixels (n, H, W) bool taken from each: to what is put there, (n or 1, C, H, W)."""
 _Scored = Callable[[np.ndarray, np.ndarray], torch.Tensor]
 
 
@@ -41,7 +47,7 @@ class Removal(NamedTuple):
     """How parts are taken away from a batch. level: what is exchanged and run again. why: the reason of that choice."""
 
     evaluate: Evaluate
-    level: Literal["later embeddings", "embeddings", "pixels"]
+    level: Literal["later embeddings", "embeddings", "pixels, later tokens", "pixels"]
     why: str
 
 
@@ -76,12 +82,10 @@ def pixel_evaluator(
     """
     images, explained = checked(pixels, targets)
     _require_fit(images, units, seeds)
-    labels = torch.as_tensor(units.labels.ravel(), device=images.device)
-    fill = _filler(images, operator, seeds, references)
+    fill = _filler(images, units, operator, seeds, references)
 
     def scored(rows: np.ndarray, removed: np.ndarray) -> torch.Tensor:
-        gone = torch.as_tensor(removed, device=images.device).index_select(1, labels).view(-1, *units.labels.shape)
-        return score(fill(rows, gone), _picked(explained, rows).expand(len(rows)))
+        return score(fill(rows, removed), _picked(explained, rows).expand(len(rows)))
 
     return _in_passes(scored, len(images), units, _pass_size(images, batch))
 
@@ -102,10 +106,12 @@ def embedding_evaluator(
     Where a token is made from its own patch alone and units are whole patches, a patch filled in the image is a token
     taken from the filled image: image and filling are embedded once, and each question only exchanges tokens. Whether
     the stem is like that is tried on one image of the batch; where it is not, or the filling depends on what else is
-    removed, pixels are filled. ``level`` and ``why`` say which it was.
+    removed, pixels are filled. Either way, a model whose tokens depend on none after them runs only those from the first
+    that changes on. ``level`` and ``why`` say what was done.
 
     Args:
-        model: a classifier; for embeddings with ``token_map``, ``embedded`` and ``from_embedded``.
+        model: a classifier; for embeddings with ``token_map``, ``embedded`` and ``from_embedded``, for later tokens alone
+            with ``prefix`` and ``from_prefix``.
 
     Other arguments and errors are those of ``pixel_evaluator``.
     """
@@ -117,20 +123,16 @@ def embedding_evaluator(
             lambda seen, asked: log_odds(model.logits(seen), asked), images, explained, units, operator,
             seeds=seeds, batch=batch, references=references,
         )  # fmt: skip
-        return Removal(evaluate, "pixels", reason)
+        later, _ = _later_tokens(model, images, explained, batch)
+        if later is None:
+            return Removal(evaluate, "pixels", reason)
+        fill = _filler(images, units, operator, seeds, references)
+        evaluate = _later_filled(later, model, fill, units, _pass_size(images, batch))
+        return Removal(evaluate, "pixels, later tokens", f"{reason}; none depends on a later one")
     size = _pass_size(images, batch)
-    with torch.inference_mode():
-        filling = reference_pixels(images, operator, references)
-        whole, empty = (
-            torch.cat([model.embedded(part) for part in torch.split(each, size)]) for each in (images, filling)
-        )
+    whole, empty = (_embedded(model, each, size) for each in (images, reference_pixels(images, operator, references)))
     places = _unit_of_token(model.token_map, units, whole.shape[1])
-    try:
-        later = (
-            LaterTokens(model, whole, explained, effort_on(images.device, batch)) if hasattr(model, "prefix") else None
-        )
-    except ModelError as error:
-        later, reason = None, str(error)
+    later, refused = _later_tokens(model, images, explained, batch)
     if later is not None:
         evaluate = _later_exchanged(later, empty, places, units)
         return Removal(evaluate, "later embeddings", f"{_OWN}, and none depends on a later one")
@@ -140,7 +142,7 @@ def embedding_evaluator(
         tokens = torch.where(gone.unsqueeze(2), _picked(empty, rows), _picked(whole, rows))
         return log_odds(model.from_embedded(tokens), _picked(explained, rows).expand(len(rows)))
 
-    return Removal(_in_passes(scored, len(images), units, size), "embeddings", "; ".join(filter(None, (_OWN, reason))))
+    return Removal(_in_passes(scored, len(images), units, size), "embeddings", "; ".join(filter(None, (_OWN, refused))))
 
 
 def reference_pixels(pixels: torch.Tensor, operator: Operator, references: torch.Tensor | None = None) -> torch.Tensor:
@@ -152,26 +154,35 @@ def reference_pixels(pixels: torch.Tensor, operator: Operator, references: torch
     return baseline_pixels(pixels, operator, references)
 
 
-def _filler(images: torch.Tensor, operator: Operator, seeds: Sequence[int], references: torch.Tensor | None) -> _Fill:
-    if operator == "road":
-        return _imputing(images, seeds)
-    filling = reference_pixels(images, operator, references)
-    return lambda rows, gone: torch.where(gone.unsqueeze(1), _picked(filling, rows), _picked(images, rows))
+def _filler(
+    images: torch.Tensor, units: Units, operator: Operator, seeds: Sequence[int], references: torch.Tensor | None
+) -> _Fill:
+    labels = torch.as_tensor(units.labels.ravel(), device=images.device)
+    put = _imputing(images, seeds) if operator == "road" else _constant(reference_pixels(images, operator, references))
+
+    def fill(rows: np.ndarray, removed: np.ndarray) -> torch.Tensor:
+        gone = torch.as_tensor(removed, device=images.device).index_select(1, labels).view(-1, *units.labels.shape)
+        return torch.where(gone.unsqueeze(1), put(rows, gone), _picked(images, rows))
+
+    return fill
 
 
-def _imputing(images: torch.Tensor, seeds: Sequence[int]) -> _Fill:
-    """Imputed pixels with their image's noise, kept in [0, 1]."""
+def _constant(filling: torch.Tensor) -> _Put:
+    return lambda rows, _: _picked(filling, rows)
+
+
+def _imputing(images: torch.Tensor, seeds: Sequence[int]) -> _Put:
+    """Images imputed where pixels are taken, with their noise, kept in [0, 1]."""
     known = images.double().cpu().numpy()
     noise = torch.stack([_noise(seed, images.shape[1:]) for seed in seeds]).to(images.device)
 
-    def fill(rows: np.ndarray, gone: torch.Tensor) -> torch.Tensor:
+    def imputed(rows: np.ndarray, gone: torch.Tensor) -> torch.Tensor:
         masks = gone.cpu().numpy()
         solved = [linear_imputation(known[row], mask) for row, mask in zip(rows, masks, strict=True)]
         filled = torch.as_tensor(np.stack(solved), dtype=torch.float32, device=images.device)
-        noisy = (filled + _picked(noise, rows)).clamp(0.0, 1.0)
-        return torch.where(gone.unsqueeze(1), noisy, _picked(images, rows))
+        return (filled + _picked(noise, rows)).clamp(0.0, 1.0)
 
-    return fill
+    return imputed
 
 
 def _noise(seed: int, shape: torch.Size) -> torch.Tensor:
@@ -234,6 +245,48 @@ def _gone(removed: np.ndarray, places: np.ndarray) -> np.ndarray:
     """(N, T) bool, the tokens of removed units; a token of none stays."""
     found: np.ndarray = np.pad(removed, ((0, 0), (0, 1)))[:, places]
     return found
+
+
+@torch.inference_mode()
+def _embedded(model: Any, pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, T, D) in passes of ``size`` images."""
+    return torch.cat([model.embedded(part) for part in torch.split(pixels, size)])
+
+
+def _later_tokens(
+    model: Any, images: torch.Tensor, explained: torch.Tensor, batch: int
+) -> tuple[LaterTokens | None, str | None]:
+    """What runs later tokens alone; None where the model cannot, with the reason if it has tokens."""
+    if not hasattr(model, "prefix"):
+        return None, None
+    try:
+        whole = _embedded(model, images, _pass_size(images, batch))
+        return LaterTokens(model, whole, explained, effort_on(images.device, batch)), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _later_filled(later: LaterTokens, model: Any, fill: _Fill, units: Units, size: int) -> Evaluate:
+    """Scores of filled images, of which the stem is run whole and the layers from the first token that changed on."""
+    whole = later.tokens
+    count, block = whole.shape[1], max(1, FILLED_BYTES // whole[0].nbytes)
+    least = LIKE_TOKENS * max(1.0, float(whole.abs().max()))
+
+    @torch.inference_mode()
+    def evaluate(rows: np.ndarray, removed: np.ndarray) -> np.ndarray:
+        _require_question(rows, removed, len(whole), units)
+        scores = np.empty(len(rows))
+        for first in range(0, len(rows), block):
+            part = slice(first, first + block)
+            here, gone = rows[part].copy(), removed[part].copy()
+            passes = range(0, len(here), size)
+            tokens = torch.cat([model.embedded(fill(here[at : at + size], gone[at : at + size])) for at in passes])
+            differs = ((tokens - _picked(whole, here)).abs().amax(dim=2) > least).cpu().numpy()
+            starts = np.where(differs.any(axis=1), differs.argmax(axis=1), count)
+            scores[part] = later.scores(here, starts, lambda each: tokens[each.questions, each.start :])  # noqa: B023  # called at once
+        return scores
+
+    return evaluate
 
 
 def _later_exchanged(later: LaterTokens, empty: torch.Tensor, places: np.ndarray, units: Units) -> Evaluate:
