@@ -44,8 +44,8 @@ def bert(
 def gpt(image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16) -> HuggingFaceClassifier:
     """The same with a GPT-2 body, in which a token depends on earlier ones alone, read at a token put last."""
     body = GPT2Config(
-        n_embd=width, n_layer=layers, n_head=4, n_positions=260, vocab_size=8, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        n_embd=width, n_layer=layers, n_head=4, n_positions=260, vocab_size=8, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     return _of_tokens(body, image_size, patch, {"attention": "causal", "readout": "last", "stem": "linear"})
 
@@ -74,10 +74,10 @@ def resnet(name: str) -> HuggingFaceClassifier:
 
 
 def livelier(module: PreTrainedModel) -> PreTrainedModel:
-    """Random weights large enough that images differ in their scores."""
+    """Random weights so large that one patch more or less shows well above the rounding of the score."""
     with torch.no_grad():
         for weights in module.parameters():
-            weights.add_(0.05 * torch.randn_like(weights))
+            weights.add_(0.2 * torch.randn_like(weights))
     return module.eval()
 
 
