@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from xvision import codec
 from xvision.compare import Comparison, compare
 from xvision.config import Plan, load_plan
@@ -55,7 +57,28 @@ path = "{checkpoint}"
 device = "cpu"
 
 [analysis.adversarial]
-cases = 150
+cases = 80
+
+[analysis.attribution]
+cases = 48
+baselines = ["black"]
+
+[analysis.localisation]
+cases = 48
+
+[analysis.method_agreement]
+cases = 48
+
+[analysis.explanation_quality]
+cases = 24
+path_steps = 16
+bank = 30
+copies = 1
+shuffles = 1
+
+[analysis.explanation_stability]
+cases = 6
+steps = 16
 """
 
 _FIRST_PLAN = """
@@ -110,6 +133,7 @@ def plans(out: Path, *, seed: int) -> dict[str, Plan]:
 def run_demo(out: Path, *, clean: bool, seed: int, console: Console, gap: bool = False) -> Demo:
     """Everything but the PDF; each step that is already done is not done again."""
     started = time.monotonic()
+    torch.set_num_threads(1)  # the model is tiny: threads would wait for each other, the more so on a busy machine
     flaws = [*(() if clean else ("a shortcut",)), *(("a group gap",) if gap else ())]
     _same_demo(out, f"{' and '.join(flaws) or 'clean'}, seed {seed}")
     steps = plans(out, seed=seed)

@@ -21,7 +21,6 @@ from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, spoken
 
 _PATH = "integrated_gradients"
-_BASELINES: tuple[Baseline, ...] = ("black", "blur", "data mean")
 _GAP = 0.05
 """Share of the score's change that a sum of attributions may miss; customary in the field."""
 
@@ -30,7 +29,7 @@ _GAP = 0.05
     "Attribution",
     pillar="Explanation",
     need="pixels",
-    passes="those of its methods; integrated gradients for three baselines: 3 × (steps + 2) forward, 3 × steps backward",
+    passes="those of its methods, and of integrated gradients again for each further baseline",
 )
 def attribution(
     audit: Audit,
@@ -38,7 +37,8 @@ def attribution(
     cases: int = 100,
     methods: tuple[str, ...] = (),
     baseline: Baseline = "blur",
-    steps: int = 32,
+    baselines: tuple[Baseline, ...] = ("black", "blur", "data mean"),
+    steps: int = 50,
     samples: int = 16,
     masks: int = 256,
     noise: float = 0.1,
@@ -60,7 +60,7 @@ def attribution(
     """
     settings = Settings(baseline=baseline, steps=steps, samples=samples, masks=masks, noise=noise)
     explainer = prepared(audit, methods, with_controls=False, settings=settings)
-    others = _other_baselines(explainer)
+    others = _other_baselines(explainer, baselines)
     positions = explainer.sample(cases)
 
     def measure(batch: Batch) -> Rows:
@@ -76,7 +76,9 @@ def attribution(
                     rows[f"agreement {kind}"] = likeness(explainer.units, maps.values, found.values)
         return rows
 
-    rows = audit.map(measure, positions=positions, options={**explainer.options, "border": border})
+    rows = audit.map(
+        measure, positions=positions, options={**explainer.options, "border": border, "baselines": list(baselines)}
+    )
     texts = text_evidence(explainer, positions)
     metrics = (*_metrics(audit, explainer, rows, positions), *texts.metrics)
     stored = explainer.cases()
@@ -97,8 +99,8 @@ def _shape(explainer: Explainer, name: str, values: np.ndarray, border: float) -
     }
 
 
-def _other_baselines(explainer: Explainer) -> tuple[Explainer, ...]:
-    """Integrated gradients from the baselines that were not chosen, where it is among the methods."""
+def _other_baselines(explainer: Explainer, baselines: tuple[Baseline, ...]) -> tuple[Explainer, ...]:
+    """Integrated gradients from those baselines that were not chosen, where it is among the methods."""
     if _PATH not in {method.name for method in explainer.methods}:
         return ()
     chosen = explainer.settings
@@ -109,7 +111,7 @@ def _other_baselines(explainer: Explainer) -> tuple[Explainer, ...]:
             with_controls=False,
             settings=Settings(baseline=kind, steps=chosen.steps, batch=chosen.batch),
         )
-        for kind in _BASELINES
+        for kind in dict.fromkeys(baselines)
         if kind != chosen.baseline
     )
 

@@ -32,7 +32,7 @@ def explanation_stability(
     methods: tuple[str, ...] = (),
     shift: int = 1,
     baseline: Baseline = "blur",
-    steps: int = 32,
+    steps: int = 50,
     samples: int = 16,
     masks: int = 256,
 ) -> Result:

@@ -27,7 +27,7 @@ class Settings:
     """
 
     baseline: Baseline = "blur"
-    steps: int = 32
+    steps: int = 50
     samples: int = 16
     masks: int = 256
     noise: float = 0.1
