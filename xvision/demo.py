@@ -61,7 +61,7 @@ cases = 80
 
 [analysis.attribution]
 cases = 48
-baselines = ["black"]
+baselines = []
 
 [analysis.localisation]
 cases = 48
