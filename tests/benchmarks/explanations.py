@@ -24,7 +24,8 @@ PACKAGES = (
 def measure(quick: bool) -> Iterator[Row]:
     pairs = 5 if quick else 11
     yield from maps.rollout_rows(pairs)
-    yield from maps.occlusion_rows(pairs)
+    if not quick:
+        yield from maps.occlusion_rows(pairs)
     for name in ("ResNet-18",) if quick else ("ResNet-18", "ResNet-50"):
         yield from maps.layer_rows(name)
         if missing("grad-cam") is None:

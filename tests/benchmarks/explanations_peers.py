@@ -66,8 +66,12 @@ class Paired(NamedTuple):
 def compared(
     check: str, timed: Paired, at_least: float, difference: float, at_most: float, evaluations: str, how: str
 ) -> list[Row]:
-    """Two rows: both sides give the same, then how many times faster this one is, with what each asked of the model."""
-    faster = row(check, round(timed.ratio, 2), f"≥ {at_least:g}", timed.ratio >= at_least, f"{how}; {timed.words}")
+    """Two rows: both sides give the same, then how many times faster this one is, with what each asked of the model.
+
+    at_least: 0 where the figure is told without a target.
+    """
+    target = f"≥ {at_least:g}" if at_least else "no target"
+    faster = row(check, round(timed.ratio, 2), target, timed.ratio >= at_least, f"{how}; {timed.words}")
     return [
         row(f"{check}: equal", float(f"{difference:.2g}"), f"≤ {at_most:g}", difference <= at_most, how),
         {**faster, "evaluations": evaluations},

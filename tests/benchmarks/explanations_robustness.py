@@ -33,13 +33,11 @@ FLOOR = 1e-12
 
 def robustness(pairs: int) -> Iterator[Row]:
     """Maximal and average sensitivity, relative input and output stability of the gradient, the same noise for both."""
-    model = bert(SIDE)
-    shown = 0.1 + 0.8 * images(IMAGES, 1, SIDE)
-    noise = 0.02 * np.random.default_rng(0).uniform(-1, 1, (COPIES, *shown.shape)).astype(np.float32)
+    model, shown, noise = bert(SIDE), *drawn_images()
     network, meter = Counted(model.logits), Meter()
-    own = lambda: _own(model, shown, noise)  # noqa: E731  # named like its peer
-    peer = lambda: _peer(network, shown, noise)  # noqa: E731
-    _own(MeteredClassifier(model, meter), shown, noise)
+    own = lambda: own_figures(model, shown, noise)  # noqa: E731  # named like its peer
+    peer = lambda: peer_figures(network, shown, noise)  # noqa: E731
+    own_figures(MeteredClassifier(model, meter), shown, noise)
     forward, backward = network.counts(peer)
     passes = f"{meter.forward} forward + {meter.backward} backward, peer {forward} + {backward}"
     yield from compared(
@@ -49,7 +47,14 @@ def robustness(pairs: int) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _own(model: Any, shown: torch.Tensor, noise: np.ndarray) -> np.ndarray:
+def drawn_images() -> tuple[torch.Tensor, np.ndarray]:
+    """Images (B, C, H, W) and small noise (S, B, C, H, W) for copies of them."""
+    shown = 0.1 + 0.8 * images(IMAGES, 1, SIDE)
+    noise = 0.02 * np.random.default_rng(0).uniform(-1, 1, (COPIES, *shown.shape)).astype(np.float32)
+    return shown, noise
+
+
+def own_figures(model: Any, shown: torch.Tensor, noise: np.ndarray) -> np.ndarray:
     """One pass forward and back for each image and copy; the logits of that very pass say what was decided."""
     copies = torch.from_numpy((shown.numpy() + noise).swapaxes(0, 1).reshape(-1, *shown.shape[1:]))
     answers: list[torch.Tensor] = []
@@ -73,7 +78,7 @@ def _own(model: Any, shown: torch.Tensor, noise: np.ndarray) -> np.ndarray:
     return np.stack([figure(moved, bank) for figure in figures])
 
 
-def _peer(network: nn.Module, shown: torch.Tensor, noise: np.ndarray) -> np.ndarray:
+def peer_figures(network: nn.Module, shown: torch.Tensor, noise: np.ndarray) -> np.ndarray:
     quantus = open_quantus()
     kinds = (
         quantus.MaxSensitivity, quantus.AvgSensitivity, quantus.RelativeInputStability, quantus.RelativeOutputStability,

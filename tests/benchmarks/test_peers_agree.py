@@ -13,7 +13,8 @@ from torch import nn
 
 from tests.benchmarks.explanations_maps import cam_peer, layer_grad_cam, mapped, occlusion_peer, stretched
 from tests.benchmarks.explanations_models import bert, images, resnet
-from tests.benchmarks.explanations_peers import missing, open_quantus, relative, without_warnings
+from tests.benchmarks.explanations_peers import Counted, missing, open_quantus, relative, without_warnings
+from tests.benchmarks.explanations_robustness import drawn_images, own_figures, peer_figures
 from tests.benchmarks.explanations_sharing import QUIET
 from xvision.explain.method import Settings
 from xvision.methods.complexity import entropy, gini
@@ -118,6 +119,13 @@ def test_faithfulness_correlation_is_that_of_quantus_0_6_0_with_the_same_subsets
     left = evaluate(np.repeat(np.arange(4), runs), removed.reshape(-1, features)).reshape(4, runs)
     ours = faithfulness_correlation(maps.reshape(4, -1), removed, whole[:, None] - left)
     assert relative(ours, theirs) <= 1e-5
+
+
+@needs_quantus
+def test_sensitivity_and_relative_stability_are_those_of_quantus_0_6_0_with_the_same_noise() -> None:
+    model, (shown, noise) = bert(112, layers=2, width=32), drawn_images()
+    ours, theirs = own_figures(model, shown, noise), peer_figures(Counted(model.logits), shown, noise)
+    assert max(map(relative, ours, theirs)) <= 1e-5
 
 
 @needs_quantus
