@@ -97,7 +97,7 @@ def test_the_sentence_quotes_the_hardest_control_and_the_similarity() -> None:
     )
     beaten = decide_map({"edges": EQUAL}, NONE, margin=0.02, limit=0.5)
     assert beaten.sentence == (
-        "Advantage over edges 0.001 (-0.010 to 0.012), more than 0.020 is needed; similarity with maps of shuffled"
+        "Advantage over edges 0.001 (−0.010 to 0.012), more than 0.020 is needed; similarity with maps of shuffled"
         " weights not estimable (fewer than 10 patients)."
     )
     failed = decide_map({"edges": NONE}, SHUFFLED_HIGH, margin=0.02, limit=0.5)

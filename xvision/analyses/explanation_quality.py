@@ -24,32 +24,35 @@ from xvision.result import Better, MapVerdict, Metric, NotApplicable, Result, sp
 
 
 class _Figure(NamedTuple):
-    """A per-case figure: its name, which side is better, its unit, and whether each removal operator has its own."""
+    """A per-case figure: its name, which side is better, its unit, whether each removal operator has its own, whether the
+    controls have it, and whether it is among the few that are set side by side."""
 
     name: str
     better: Better
     unit: str = ""
     by_operator: bool = False
     controls: bool = True
+    beside: bool = False
 
 
 _FIGURES = (
-    _Figure("srg", "higher", by_operator=True),
+    _Figure("srg", "higher", by_operator=True, beside=True),
     _Figure("srg_log_odds", "higher", by_operator=True),
     _Figure("aopc", "higher", by_operator=True),
-    _Figure("faithfulness_correlation", "higher"),
-    _Figure("infidelity", "lower"),
-    _Figure("max_sensitivity", "lower", controls=False),
+    _Figure("faithfulness_correlation", "higher", beside=True),
+    _Figure("infidelity", "lower", beside=True),
+    _Figure("max_sensitivity", "lower", controls=False, beside=True),
     _Figure("average_sensitivity", "lower", controls=False),
-    _Figure("relative_input_stability", "lower", controls=False),
+    _Figure("relative_input_stability", "lower", controls=False, beside=True),
     _Figure("relative_output_stability", "lower", controls=False),
-    _Figure("randomisation_similarity", "lower", controls=False),
+    _Figure("randomisation_similarity", "lower", controls=False, beside=True),
     _Figure("bottom_up_similarity", "lower", controls=False),
     _Figure("randomisation_ssim", "lower", controls=False),
     _Figure("entropy_rise", "higher", controls=False),
-    _Figure("gini", "neither"),
+    _Figure("gini", "neither", beside=True),
     _Figure("entropy", "neither", "nats"),
 )
+_BESIDE = tuple(figure for figure in _FIGURES if figure.beside)
 
 
 @analysis(
@@ -250,7 +253,7 @@ def _advantage_forest(explainer: Explainer, worst: Mapping[str, Metric], margin:
         alt="For each method the control and the removal operator under which it gains least, with the interval by patient.",
         value=Axis("SRG of the method less SRG of the control"),
         marks=marks,
-        references=(Reference("no advantage", 0.0, "x"), Reference("margin", margin, "x")),
+        references=(Reference("needed", margin, "x"),),
     )
 
 
@@ -287,7 +290,7 @@ def _metric_agreement(explainer: Explainer, metrics: tuple[Metric, ...], probes:
         return None
     by = _by_key(metrics)
     columns = {}
-    for figure in _FIGURES:
+    for figure in _BESIDE:
         for operator in probes.removals if figure.by_operator else ("",):
             values = [by[figure.name, method.name, operator].value for method in explainer.methods]
             if figure.better != "neither" and None not in values and len(set(values)) > 1:
@@ -315,7 +318,7 @@ def _metric_agreement(explainer: Explainer, metrics: tuple[Metric, ...], probes:
 def _every_figure(explainer: Explainer, metrics: tuple[Metric, ...], probes: Probes) -> Table:
     by = _by_key(metrics)
     columns = [
-        (figure, operator) for figure in _FIGURES for operator in (probes.removals[:1] if figure.by_operator else ("",))
+        (figure, operator) for figure in _BESIDE for operator in (probes.removals[:1] if figure.by_operator else ("",))
     ]
     rows = tuple(
         (method.label, *(_value(by.get((figure.name, method.name, operator))) for figure, operator in columns))

@@ -12,7 +12,6 @@ from xvision.audit import Audit, mean_metric
 from xvision.charts import Chart, HeatMap
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, prepared
-from xvision.explain.pictures import side_by_side
 from xvision.methods.agreement import kendall_w, pairwise_spearman, top_overlap
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result, spoken
@@ -45,15 +44,7 @@ def method_agreement(audit: Audit, *, cases: int = 100, methods: tuple[str, ...]
 
     rows = audit.map(measure, positions=positions, options=explainer.options)
     figures = _Figures(audit, explainer, positions, rows)
-    stored = explainer.cases()
-    labels = [method.label for method in explainer.methods]
-    return Result(
-        figures.summary(),
-        figures.metrics,
-        (*figures.charts(), *side_by_side("What each method says of selected cases", labels, stored)),
-        stored,
-        caveats=figures.caveats(),
-    )
+    return Result(figures.summary(), figures.metrics, tuple(figures.charts()), caveats=figures.caveats())
 
 
 class _Figures:
@@ -82,11 +73,12 @@ class _Figures:
         return (self.concordance, *self.correlations.values(), *self.overlaps.values())
 
     def _concordance(self, strength: np.ndarray) -> Metric:
+        where = {"methods": self.methods}
         if self.methods < 2:
-            return Metric("kendall_w", None, reason="only one method of explanation was used")
+            return Metric("kendall_w", None, where=where, reason="only one method of explanation was used")
         values = kendall_w(strength[:, : self.methods])
         reason = "in every case one of the methods ranks nothing"
-        return mean_metric(self.audit, "kendall_w", values, self.positions, reason=reason)
+        return mean_metric(self.audit, "kendall_w", values, self.positions, where=where, reason=reason)
 
     def _pair(self, name: str, values: np.ndarray, pair: tuple[int, int]) -> Metric:
         first, second = pair

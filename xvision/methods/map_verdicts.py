@@ -136,4 +136,4 @@ def _likeness(shuffled: _Known, limit: float) -> str:
 
 
 def _interval(known: _Known) -> str:
-    return f"{known.value:.3f} ({known.low:.3f} to {known.high:.3f})"
+    return f"{known.value:.3f} ({known.low:.3f} to {known.high:.3f})".replace("-", "−")
