@@ -172,9 +172,8 @@ def _observed(metric: Metric | None) -> tuple[str, str, str, str]:
 def guide() -> tuple[str, ...]:
     """How to read the numbers, for the page of contents."""
     return (
-        "A number stands with its 95 % interval: the range that is compatible with these data. The narrower, the more is known.",
-        "n counts independent units: patients where they are recorded, else images.",
-        "A number that cannot be estimated is a dash with the reason, never zero.",
+        "A number stands with its 95 % interval: the range that is compatible with these data. A number that cannot be estimated is a "
+        "dash with the reason, never zero. n counts independent units: patients where they are recorded, else images.",
         "A verdict looks at the whole interval, not at the number alone. Where the interval holds both sides of the rule, the evidence is "
         "insufficient, whatever the number is.",
         "Skipped means that an analysis does not apply; failed means that it should have run and did not. Neither is a pass.",
