@@ -46,6 +46,7 @@ def left_out(quick: bool) -> list[str]:
     peers = [f"rows against it: {reason}" for package in ("quantus", "grad-cam") if (reason := missing(package))]
     long = [
         "ResNet-50",
+        "patch occlusion",
         "10,000 images (1,000 were measured)",
         "the cost of explanation_quality",
         "trained classifiers",
