@@ -14,6 +14,8 @@ from torch import nn
 from tests.analyses.subjects import SIDE, square, subject
 from xvision.analyses.explanation_quality import explanation_quality
 from xvision.charts import HeatMap, Table
+from xvision.errors import ConfigError
+from xvision.methods.decision import Decision
 from xvision.models.network import Facts, NetworkClassifier
 from xvision.models.protocols import InputSpec
 from xvision.result import Metric, NotApplicable, Result
@@ -117,6 +119,61 @@ def test_few_patients_decide_nothing() -> None:
     result = explanation_quality(audit, methods=("input_x_gradient",), removals=("black",), baseline="black", **QUICK)
     assert result.map_verdicts["input × gradient"].word == "not decided"
     assert any("More cases may decide it" in caveat for caveat in result.caveats)
+
+
+def test_controls_stand_beside_every_figure() -> None:
+    """The edges of an image are what they are, whatever the weights."""
+    result = quality(4.0)
+    assert found(result, "randomisation_similarity", method="edges").value == pytest.approx(1.0)
+    assert found(result, "max_sensitivity", method="random").value == 0.0
+    names = {item.name for item in result.metrics}
+    for name in names - {"srg_advantage"}:
+        methods = {item.where["method"] for item in result.metrics if item.name == name}
+        assert {"random", "edges", "centre", "brightness", "saliency"} <= methods
+
+
+def test_insertion_less_deletion_is_the_gain() -> None:
+    parts = (
+        found(quality(4.0), name, method="saliency", removal="black").value or 0.0
+        for name in ("insertion_auc", "deletion_auc", "srg")
+    )
+    insertion, deletion, gain = parts
+    assert insertion - deletion == pytest.approx(gain)
+
+
+def test_with_two_classes_the_other_class_says_nothing() -> None:
+    item = found(quality(4.0), "random_logit", method="saliency")
+    assert item.value is None
+    assert "sign turned" in str(item.reason)
+
+
+class Three(nn.Module):
+    """Three classes, each reading rows of its own."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([pixels[:, 0, 5 * k : 5 * k + 5].flatten(1).sum(dim=1) for k in range(3)], dim=1)
+
+
+def test_with_three_classes_the_map_of_the_least_likely_is_another() -> None:
+    facts = Facts(("normal", "lesion", "scar"), False, InputSpec(1, SIDE, SIDE), "Three", "a test", "three")
+    audit = replace(
+        subject(planted(1.0), pictures()),
+        model=NetworkClassifier(Three(), facts, torch.device("cpu")),
+        decision=Decision(None, None, True),
+    )
+    result = explanation_quality(audit, methods=("input_x_gradient",), removals=("black",), baseline="black", **QUICK)
+    item = found(result, "random_logit", method="input_x_gradient")
+    assert item.value is not None
+    assert item.value < 0.9
+    assert found(result, "random_logit", method="edges").value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("steps", 1), ("bank", 1), ("copies", 0), ("shuffles", 0), ("removals", ()), ("radius", 0.0)]
+)
+def test_options_out_of_range_are_refused(option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=option):
+        explanation_quality(subject(planted(4.0), pictures()), methods=("saliency",), **{**QUICK, option: value})
 
 
 def test_removal_of_tokens_needs_tokens() -> None:

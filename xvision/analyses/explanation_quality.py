@@ -24,34 +24,37 @@ from xvision.result import Better, MapVerdict, Metric, NotApplicable, Result, sp
 
 
 class _Figure(NamedTuple):
-    """A per-case figure: its name, which side is better, its unit, whether each removal operator has its own, whether the
-    controls have it, and whether it is among the few that are set side by side."""
+    """A per-case figure: its name, which side is better, its unit, whether each removal operator has its own, and whether it
+    is among the few that are set side by side."""
 
     name: str
     better: Better
     unit: str = ""
     by_operator: bool = False
-    controls: bool = True
     beside: bool = False
 
 
 _FIGURES = (
     _Figure("srg", "higher", by_operator=True, beside=True),
     _Figure("srg_log_odds", "higher", by_operator=True),
+    _Figure("deletion_auc", "lower", by_operator=True),
+    _Figure("insertion_auc", "higher", by_operator=True),
     _Figure("aopc", "higher", by_operator=True),
     _Figure("faithfulness_correlation", "higher", beside=True),
     _Figure("infidelity", "lower", beside=True),
-    _Figure("max_sensitivity", "lower", controls=False, beside=True),
-    _Figure("average_sensitivity", "lower", controls=False),
-    _Figure("relative_input_stability", "lower", controls=False, beside=True),
-    _Figure("relative_output_stability", "lower", controls=False),
-    _Figure("randomisation_similarity", "lower", controls=False, beside=True),
-    _Figure("bottom_up_similarity", "lower", controls=False),
-    _Figure("randomisation_ssim", "lower", controls=False),
-    _Figure("entropy_rise", "higher", controls=False),
+    _Figure("max_sensitivity", "lower", beside=True),
+    _Figure("average_sensitivity", "lower"),
+    _Figure("relative_input_stability", "lower", beside=True),
+    _Figure("relative_output_stability", "lower"),
+    _Figure("randomisation_similarity", "lower", beside=True),
+    _Figure("bottom_up_similarity", "lower"),
+    _Figure("randomisation_ssim", "lower"),
+    _Figure("entropy_rise", "higher"),
+    _Figure("random_logit", "lower"),
     _Figure("gini", "neither", beside=True),
     _Figure("entropy", "neither", "nats"),
 )
+_ABSENT = {"random_logit": "with two classes the map of the other class is this one with its sign turned"}
 _BESIDE = tuple(figure for figure in _FIGURES if figure.beside)
 
 
@@ -93,7 +96,8 @@ def explanation_quality(
     ``relative_output_stability`` (Agarwal 2022) say how the map moves under noise that leaves the decision as it was.
     ``randomisation_similarity`` is the rank correlation, by patch, with the map of the same network with all weights shuffled
     (Adebayo 2018), ``bottom_up_similarity`` its mean while shuffling from the input up, ``entropy_rise`` the efficient variant
-    (Hedström 2024).
+    (Hedström 2024), ``random_logit`` the rank correlation with the map of the least likely class (Sixt 2020). ``deletion_auc``
+    and ``insertion_auc`` (Petsiuk 2018) are the areas under the two curves.
 
     The verdict: *fails randomisation* where the interval of that similarity lies above ``limit``; *describes the model* where under
     every operator the method's srg exceeds that of every control (random, edges, centre, brightness) by more than ``margin``, its
@@ -127,12 +131,12 @@ def _metrics(
 ) -> tuple[Metric, ...]:
     found = []
     for figure in _FIGURES:
-        for method in explainer.everything if figure.controls else explainer.methods:
+        for method in explainer.everything:
             for operator in probes.removals if figure.by_operator else ("",):
                 key = "|".join(part for part in (figure.name, method.name, operator) if part)
                 where = {"method": method.name} | ({"removal": operator} if operator else {})
                 if key not in rows:
-                    reason = "the weights of this model cannot be shuffled"
+                    reason = _ABSENT.get(figure.name, "the weights of this model cannot be shuffled")
                     found.append(
                         Metric(figure.name, None, better=figure.better, where=where, unit=figure.unit, reason=reason)
                     )

@@ -8,14 +8,15 @@ Shapes: B batch, C H W image, P units, S copies or masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from xvision.engine import Batch, Rows
+from xvision.errors import ConfigError
 from xvision.explain.maps import Explainer, explained, likeness, where_defined
 from xvision.explain.method import Maps
 from xvision.explain.token_methods import needs_tokens
@@ -25,8 +26,10 @@ from xvision.methods.faithfulness import (
     aopc,
     as_probability,
     curves_of,
+    deletion_auc,
     faithfulness_correlation,
     infidelity,
+    insertion_auc,
     srg,
 )
 from xvision.methods.map_stability import (
@@ -64,6 +67,15 @@ class Probes:
     radius: float
     shuffles: int
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 2), ("bank", 2), ("copies", 1), ("shuffles", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"found {name} = {getattr(self, name)}: it must be at least {least}")
+        if not self.removals or not 0.0 < self.radius <= 1.0:
+            raise ConfigError(
+                f"found removals {self.removals} and radius = {self.radius}: one at least, and above 0 up to 1"
+            )
+
 
 def measured(explainer: Explainer, batch: Batch, probes: Probes) -> Rows:
     """The per-case rows of a batch."""
@@ -75,6 +87,7 @@ def measured(explainer: Explainer, batch: Batch, probes: Probes) -> Rows:
     rows |= _concentrated(ranked)
     rows |= _stable(explainer, batch, values, probes)
     rows |= _randomised(explainer, batch, maps, probes)
+    rows |= _told_apart(explainer, batch, maps)
     for key, found in rows.items():
         found[broken[key.split("|")[1]]] = np.nan
     return rows
@@ -125,6 +138,8 @@ def _from_curves(curves: Curves, key: str) -> Rows:
     return {
         f"srg|{key}": srg(probability),
         f"srg_log_odds|{key}": srg(curves),
+        f"deletion_auc|{key}": deletion_auc(probability),
+        f"insertion_auc|{key}": insertion_auc(probability),
         f"aopc|{key}": aopc(probability),
         f"most_first|{key}": probability.most_first,
         f"least_first|{key}": probability.least_first,
@@ -149,7 +164,7 @@ def _stable(explainer: Explainer, batch: Batch, values: Mapping[str, np.ndarray]
     decision = explainer.audit.decision
     noise = noise_of(batch.pixels.cpu().numpy(), noisy.cpu().numpy(), clean, moved, decision=decision)
     rows: Rows = {}
-    for method in explainer.methods:
+    for method in explainer.everything:
         again = [
             explainer.units.sums(explained(method, explainer.asked(batch, pixels=noisy[:, copy])).values)
             for copy in range(probes.copies)
@@ -177,12 +192,12 @@ def _randomised(explainer: Explainer, batch: Batch, maps: Mapping[str, Maps], pr
     parts = getattr(batch.model, "parts", None)
     if parts is None:
         return {}
-    steps = [list(parts[: round(len(parts) * step / probes.shuffles)]) for step in range(1, probes.shuffles + 1)]
-    found: dict[str, list[np.ndarray]] = {method.name: [] for method in explainer.methods}
+    steps = [list(parts[: -(-len(parts) * step // probes.shuffles)]) for step in range(1, probes.shuffles + 1)]
+    found: dict[str, list[np.ndarray]] = {method.name: [] for method in explainer.everything}
     rows: Rows = {}
     for step, chosen in enumerate(steps, start=1):
-        twin = _twin(explainer, batch, chosen)
-        for method in explainer.methods:
+        twin = batch.model.randomised(explainer.audit.seed, chosen)
+        for method in explainer.everything:
             name, before = method.name, maps[method.name].values
             after = explained(method, explainer.asked(batch, model=twin)).values
             found[name].append(likeness(explainer.units, before, after))
@@ -195,11 +210,25 @@ def _randomised(explainer: Explainer, batch: Batch, maps: Mapping[str, Maps], pr
     return rows
 
 
+def _told_apart(explainer: Explainer, batch: Batch, maps: Mapping[str, Maps]) -> Rows:
+    """Likeness to the map of the least likely class; nothing with two classes, where it is the same map turned.
+
+    Not of the second in line: log-odds set the first against it, so the maps of these two are nearly each other's reverse.
+    """
+    if len(explainer.audit.classes) == 2:
+        return {}
+    with torch.inference_mode():
+        last = batch.model.logits(batch.pixels).argmin(dim=1)
+    other = replace(explainer.asked(batch), targets=last)
+    return {
+        f"random_logit|{method.name}": likeness(
+            explainer.units, maps[method.name].values, explained(method, other).values
+        )
+        for method in explainer.everything
+    }
+
+
 def _paired(
     figure: Callable[[np.ndarray, np.ndarray], np.ndarray], before: np.ndarray, after: np.ndarray
 ) -> np.ndarray:
     return where_defined(before + after, lambda at: figure(before[at], after[at]))
-
-
-def _twin(explainer: Explainer, batch: Batch, parts: Sequence[str]) -> Any:
-    return batch.model.randomised(explainer.audit.seed, parts)
