@@ -158,3 +158,25 @@ def test_the_class_explained_is_the_positive_one_or_the_decided_one() -> None:
     open_ended = replace(audit, decision=replace(audit.decision, positive=None, threshold=None))
     explainer: Explainer = prepared(open_ended, ("saliency",))
     assert list(explainer.targets.values()) == list(open_ended.predictions.decisions)
+
+
+def test_each_decision_may_be_explained_instead() -> None:
+    audit = subject(weights(), pictures())
+    explainer = prepared(audit, ("input_x_gradient",), with_controls=False, decided=True)
+    decided = audit.predictions.decisions
+    assert set(decided) == {0, 1}
+    assert [explainer.targets[str(name)] for name in audit.ids] == list(decided)
+    found = explainer.maps(batch_of(audit, list(range(6))))["input_x_gradient"].values
+    turned = np.where(decided == 1, 1.0, -1.0)[:, None, None]
+    np.testing.assert_allclose(found, turned * weights() * pictures(), rtol=1e-5)
+    positive = prepared(audit, ("input_x_gradient",), with_controls=False).maps(batch_of(audit, list(range(6))))
+    np.testing.assert_allclose(positive["input_x_gradient"].values, weights() * pictures(), rtol=1e-5)
+
+
+def test_what_says_nothing_is_left_uncoloured() -> None:
+    audit = subject(weights(), pictures())
+    explainer = prepared(audit, ("saliency",), with_controls=False)
+    high = replace(explainer, methods=(replace(explainer.methods[0], neutral=100.0),))
+    for case in high.cases():
+        np.testing.assert_array_equal(case.pictures["saliency"], case.pictures["image"])
+    assert any((case.pictures["saliency"] != case.pictures["image"]).any() for case in explainer.cases())
