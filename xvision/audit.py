@@ -18,7 +18,7 @@ from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
 from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
-from xvision.methods.intervals import Estimate, bootstrap, not_estimable
+from xvision.methods.intervals import Estimate, bootstrap, not_estimable, with_width
 from xvision.models.predictions import PredictionsClassifier
 from xvision.models.protocols import Classifier
 from xvision.result import Better, Metric, NotApplicable, Where
@@ -250,6 +250,21 @@ def mean_estimate(
         audit.patients[positions[defined]],
         rng=audit.rng(purpose),
     )
+
+
+def share_metric(
+    audit: Audit,
+    name: str,
+    values: np.ndarray,
+    positions: np.ndarray,
+    *,
+    better: Better = "neither",
+    where: Where | None = None,
+    reason: str = "no case has a defined value",
+) -> Metric:
+    """``mean_metric`` of hits and misses: where every case has the same, the interval is Wilson's and not of zero width."""
+    estimate = mean_estimate(audit, f"{name} {dict(where or {})}", values, positions, reason)
+    return metric(name, with_width(estimate, estimate.n, 0.95), better=better, where=where)
 
 
 def count(name: str, value: int, *, where: Where | None = None) -> Metric:

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from statsmodels.stats.proportion import proportion_confint
 
 from tests.analyses.subjects import SIDE, subject
 from xvision.analyses.explanation_stability import explanation_stability
@@ -51,6 +52,14 @@ def test_decisions_are_those_of_the_changed_image() -> None:
     clean = np.einsum("nij,ij->n", pictures(), WEIGHTS) > 0
     shifted = np.einsum("nij,ij->n", np.roll(pictures(), (1, 1), (1, 2)), WEIGHTS) > 0
     assert found("decision_kept", change="shift by 1 pixel").value == pytest.approx((clean == shifted).mean())
+
+
+def test_decisions_that_are_all_kept_have_an_interval_of_some_width() -> None:
+    item = found("decision_kept", change="another seed")
+    low, high = proportion_confint(12, 12, method="wilson")
+    assert (item.value, item.high) == (1.0, 1.0)
+    assert item.low == pytest.approx(low)
+    assert high == pytest.approx(1.0)
 
 
 def test_cases_decided_otherwise_are_left_out() -> None:

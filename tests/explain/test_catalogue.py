@@ -56,6 +56,12 @@ def test_a_transformer_gets_attention_and_token_methods_by_default() -> None:
         assert not {"grad_cam", "layer_cam"} & set(found)
 
 
+def test_what_is_surest_comes_first() -> None:
+    found = chosen(language_model(), ())
+    assert names(found)[:2] == ["integrated_gradients", "saliency"]
+    assert [method.chosen for method in found] == sorted(method.chosen or 0 for method in found)
+
+
 def test_a_convolutional_network_gets_activation_maps_by_default() -> None:
     found = names(chosen(convolutional(), ()))
     assert {"integrated_gradients", "saliency", "grad_cam"} <= set(found)

@@ -11,15 +11,19 @@ import torch
 
 from tests.analyses.subjects import linear_model
 from xvision.analyses.attribution import attribution
+from xvision.analyses.explanation_quality import explanation_quality
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.data.dataset import AuditDataset
 from xvision.data.sources import ArraySource
 from xvision.engine import Engine
+from xvision.explain.catalogue import units_of
 from xvision.explain.maps import prepared
 from xvision.explain.text_evidence import text_evidence
+from xvision.methods.attribution import input_x_gradient
 from xvision.methods.decision import Decision
-from xvision.methods.token_attribution import text_attribution
+from xvision.methods.faithfulness import curves_of, srg
+from xvision.methods.token_attribution import text_attribution, token_evaluator
 from xvision.models.huggingface import HuggingFaceClassifier, adapt, preprocessing_of
 from xvision.models.llm.classifier import preset
 
@@ -64,6 +68,8 @@ def test_pieces_of_text_are_listed_with_what_they_add(audit: Audit, model: Huggi
     expected = dict(zip(bound.words, text_attribution(bound, pixels, torch.tensor([1]))[0], strict=True))
     listed = {word: value for name, word, value in table.rows if name == case}
     assert listed == pytest.approx(expected)
+    strengths = [abs(value) for name, _, value in table.rows if name == case]
+    assert strengths == sorted(strengths, reverse=True)
     assert "case-2" not in {row[0] for row in table.rows}, "a case without text has no pieces"
 
 
@@ -78,6 +84,24 @@ def test_without_texts_nothing_is_said(audit: Audit) -> None:
     assert text_evidence(prepared(without, ("saliency",)), np.arange(8)) == ((), ())
     other = replace(audit, model=linear_model(np.ones((16, 16), np.float32)))
     assert text_evidence(prepared(other, ("saliency",)), np.arange(8)) == ((), ())
+
+
+def test_tokens_may_be_taken_away_instead_of_filled(audit: Audit, model: HuggingFaceClassifier) -> None:
+    """The gain of the analysis equals removal curves of the model with each case's own text, computed apart."""
+    result = explanation_quality(
+        audit, methods=("input_x_gradient",), removals=("tokens",), steps=2, bank=2, copies=1, shuffles=1
+    )
+    gains = []
+    for place, text in enumerate((*TEXTS, *TEXTS)):
+        bound = model.with_text([text])
+        pixels = torch.from_numpy(audit.pixels([place]))
+        target = torch.tensor([int(audit.predictions.decisions[place])])
+        values = units_of(bound).sums(input_x_gradient(bound.logits, pixels, target).maps)
+        gains.append(srg(curves_of(token_evaluator(bound, pixels, target), {"map": values}, steps=2)["map"])[0])
+    found = next(
+        item for item in result.metrics if item.name == "srg_log_odds" and item.where["method"] == "input_x_gradient"
+    )
+    assert found.value == pytest.approx(np.mean(gains), rel=1e-4)
 
 
 def test_the_page_of_attributions_has_them(audit: Audit) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xvision import text
-from xvision.audit import Audit, mean_metric
+from xvision.audit import Audit, mean_metric, share_metric
 from xvision.charts import Axis, Chart, Forest, HeatMap, Mark, Reference
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, prepared
@@ -18,6 +18,7 @@ from xvision.registry import analysis
 from xvision.result import Metric, Result, spoken
 
 _SCORES = Localisation._fields
+_HITS = ("pointing_game", "hit_rate")
 _MOST_LEVELS = 8
 """Of one acquisition column; the commonest are reported."""
 
@@ -118,7 +119,8 @@ class _Figures:
     def _score(self, score: str, name: str) -> Metric:
         values = self.rows[f"scores {name}"][:, _SCORES.index(score)]
         where = {"method": name}
-        return mean_metric(
+        estimated = share_metric if score in _HITS else mean_metric
+        return estimated(
             self.audit, score, values, self.positions, better="higher", where=where, reason=self._missing()
         )
 
