@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from statsmodels.stats.proportion import proportion_confint
 
 from tests.analyses.subjects import SIDE, linear_model, square, subject, with_roots
 from xvision.analyses.localisation import localisation
@@ -45,6 +46,8 @@ def test_the_map_of_a_model_that_reads_the_mask_alone_scores_one() -> None:
         assert metric.value == pytest.approx(SIDE * SIDE / 36 if score == "mass_lift" else 1.0)
         assert metric.n == 11  # the twelfth case has no mask
         assert metric.better == "higher"
+        if score in ("pointing_game", "hit_rate"):  # Wilson's, for eleven hits of eleven
+            assert metric.low == pytest.approx(proportion_confint(11, 11, method="wilson")[0])
     assert "saliency points best at the reference: mass lift 7.111" in result.summary
     assert "Scores are of the 11 of 12 cases that have a mask or box." in result.caveats
 
