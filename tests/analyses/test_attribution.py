@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
+from torch import nn
 
 from tests.analyses.subjects import SIDE, square, subject
 from xvision.analyses.attribution import attribution
 from xvision.charts import Table
 from xvision.errors import ConfigError
+from xvision.models.network import Facts, NetworkClassifier
+from xvision.models.protocols import InputSpec
 from xvision.result import Metric, NotApplicable, Result
 
 
@@ -96,3 +102,20 @@ def test_a_wrong_method_is_refused_before_any_work() -> None:
 def test_the_note_of_a_method_is_a_caveat() -> None:
     assert not [caveat for caveat in run().caveats if caveat.startswith("Patch ablation")]
     assert run().caveats[0].startswith("Attributions are relative to a blur baseline")
+
+
+class SquareRoot(nn.Module):
+    """Log-odds of the square root of the sum of the pixels."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1).sum(dim=1, keepdim=True).sqrt()
+
+
+def test_the_gap_is_a_share_of_the_change() -> None:
+    """One node half-way: the gradient there, times the way, is √½ of the change, whatever the image."""
+    facts = Facts(("normal", "lesion"), False, InputSpec(1, SIDE, SIDE), "SquareRoot", "a test", "square root")
+    audit = replace(subject(WEIGHTS, pictures()), model=NetworkClassifier(SquareRoot(), facts, torch.device("cpu")))
+    result = attribution(audit, methods=("integrated_gradients",), baseline="black", baselines=(), steps=1)
+    gap = found(result, "completeness_gap", method="integrated_gradients")
+    assert gap.value == pytest.approx(1 - np.sqrt(0.5), abs=1e-4)
+    assert any("above 5 %" in caveat for caveat in result.caveats)
