@@ -22,7 +22,7 @@ NONE = not_estimable("fewer than 10 patients", 4)
 
 
 def word(*advantages: Estimate, similarity: Estimate = SHUFFLED_LOW, margin: float = 0.02) -> str:
-    named = {f"control {place}": each for place, each in enumerate(advantages)}
+    named = {f"control {place}": {"": each} for place, each in enumerate(advantages)}
     return decide_map(named, similarity, margin=margin, limit=0.5).word
 
 
@@ -86,25 +86,25 @@ def test_what_is_missing_keeps_from_the_good_verdict_only() -> None:
 
 def test_the_sentence_quotes_the_hardest_control_and_the_similarity() -> None:
     found = decide_map(
-        {"random maps": BETTER._replace(value=0.3, low=0.25), "the centre prior": BETTER},
+        {"random maps": {"": BETTER._replace(value=0.3, low=0.25)}, "the centre prior": {"": BETTER}},
         SHUFFLED_LOW,
         margin=0.02,
         limit=0.5,
     )
     assert found.sentence == (
-        "Advantage over the centre prior, of 2 controls the hardest to beat, 0.120 (0.080 to 0.160), more than 0.020 is"
+        "Advantage over the centre prior, of 2 comparisons the hardest, 0.120 (0.080 to 0.160), more than 0.020 is"
         " needed; similarity with maps of shuffled weights 0.100 (0.050 to 0.200), less than 0.500 is needed."
     )
-    beaten = decide_map({"edges": EQUAL}, NONE, margin=0.02, limit=0.5)
+    beaten = decide_map({"edges": {"": EQUAL}}, NONE, margin=0.02, limit=0.5)
     assert beaten.sentence == (
         "Advantage over edges 0.001 (−0.010 to 0.012), more than 0.020 is needed; similarity with maps of shuffled"
         " weights not estimable (fewer than 10 patients)."
     )
-    failed = decide_map({"edges": NONE}, SHUFFLED_HIGH, margin=0.02, limit=0.5)
+    failed = decide_map({"edges": {"": NONE}}, SHUFFLED_HIGH, margin=0.02, limit=0.5)
     assert failed.sentence == (
         "Similarity with maps of shuffled weights 0.900 (0.850 to 0.950), less than 0.500 is needed."
     )
-    failed = decide_map({"edges": BETTER}, SHUFFLED_HIGH, margin=0.02, limit=0.5)
+    failed = decide_map({"edges": {"": BETTER}}, SHUFFLED_HIGH, margin=0.02, limit=0.5)
     assert failed.sentence.endswith(
         "is needed; advantage over edges 0.120 (0.080 to 0.160), more than 0.020 is needed."
     )
@@ -112,12 +112,30 @@ def test_the_sentence_quotes_the_hardest_control_and_the_similarity() -> None:
 
 def test_the_control_that_condemns_is_the_one_quoted() -> None:
     """Not the one with the lowest lower limit, which alone would leave it open."""
-    found = decide_map({"noise": UNSURE, "edges": EQUAL}, SHUFFLED_LOW, margin=0.02, limit=0.5)
+    found = decide_map({"noise": {"": UNSURE}, "edges": {"": EQUAL}}, SHUFFLED_LOW, margin=0.02, limit=0.5)
     assert found.sentence.startswith("Advantage over edges")
 
 
+def test_a_control_must_be_as_good_under_every_removal_to_condemn() -> None:
+    mixed = decide_map({"edges": {"blur": BETTER, "road": WORSE}}, SHUFFLED_LOW, margin=0.02, limit=0.5)
+    assert mixed.word == "not decided"
+    assert mixed.sentence == (
+        "Advantage over edges (road removal), of 2 comparisons the hardest, −0.200 (−0.300 to −0.100), more than 0.020 is"
+        " needed; similarity with maps of shuffled weights 0.100 (0.050 to 0.200), less than 0.500 is needed; removal operators"
+        " contradict each other."
+    )
+    both = {"edges": {"blur": EQUAL, "road": WORSE}, "noise": {"blur": BETTER, "road": BETTER}}
+    found = decide_map(both, SHUFFLED_LOW, margin=0.02, limit=0.5)
+    assert found.word == "no better than a control"
+    assert found.sentence.startswith("Advantage over edges (road removal)")
+    apart = {"edges": {"blur": EQUAL, "road": BETTER}, "noise": {"blur": BETTER, "road": WORSE}}
+    assert decide_map(apart, SHUFFLED_LOW, margin=0.02, limit=0.5).word == "not decided"
+
+
 def test_the_sentence_says_what_is_missing_and_why() -> None:
-    found = decide_map({"edges": NONE, "noise": BETTER._replace(low=None, high=None)}, NONE, margin=0.02, limit=0.5)
+    found = decide_map(
+        {"edges": {"": NONE}, "noise": {"": BETTER._replace(low=None, high=None)}}, NONE, margin=0.02, limit=0.5
+    )
     assert found.sentence == (
         "Not estimable: the advantage over edges (fewer than 10 patients); the advantage over noise (no interval);"
         " the similarity with maps of shuffled weights (fewer than 10 patients)."
@@ -129,7 +147,7 @@ def test_the_sentence_says_what_is_missing_and_why() -> None:
 @pytest.mark.parametrize(("margin", "limit"), [(-0.1, 0.5), (np.nan, 0.5), (np.inf, 0.5), (0.0, 0.0), (0.0, 1.0)])
 def test_margins_and_limits_out_of_range_are_refused(margin: float, limit: float) -> None:
     with pytest.raises(ConfigError, match=rf"found margin = {margin} and limit = {limit}: at least 0"):
-        decide_map({"edges": BETTER}, SHUFFLED_LOW, margin=margin, limit=limit)
+        decide_map({"edges": {"": BETTER}}, SHUFFLED_LOW, margin=margin, limit=limit)
 
 
 def test_cases_that_rank_nothing_are_left_out_of_both_sides() -> None:
@@ -183,6 +201,6 @@ def test_the_true_map_describes_a_planted_model_and_random_maps_do_not() -> None
     for name in ("true", "random"):
         change = advantage(gains[name], gains["control"], patients, rng=np.random.default_rng(2))
         assert change.p == p_value(change.difference)
-        found = decide_map({"random maps": change.difference}, SHUFFLED_LOW, margin=0.1, limit=0.5)
+        found = decide_map({"random maps": {"": change.difference}}, SHUFFLED_LOW, margin=0.1, limit=0.5)
         verdicts[name] = found.word
     assert verdicts == {"true": "describes the model", "random": "no better than a control"}

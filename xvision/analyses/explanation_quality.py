@@ -101,7 +101,8 @@ def explanation_quality(
 
     The verdict: *fails randomisation* where the interval of that similarity lies above ``limit``; *describes the model* where under
     every operator the method's srg exceeds that of every control (random, edges, centre, brightness) by more than ``margin``, its
-    whole interval; *no better than a control* where some advantage lies below ``margin``, its whole interval; else *not decided*.
+    whole interval; *no better than a control* where it does not exceed one of them under any operator, the whole intervals below
+    ``margin``; else *not decided*, also where operators contradict each other.
     A map that describes the model need not be right about the patient: it says what the model uses.
     """
     settings = Settings(baseline=baseline, steps=path_steps, samples=samples, masks=masks)
@@ -176,10 +177,9 @@ def _verdicts(
     similar = {item.where["method"]: item for item in metrics if item.name == "randomisation_similarity"}
     found = {}
     for method in explainer.methods:
-        gains = {
-            f"{explainer.label(control)} ({operator} removal)": _estimate(item)
-            for (control, operator), item in advantages[method.name].items()
-        }
+        gains: dict[str, dict[str, Estimate]] = {}
+        for (control, operator), item in advantages[method.name].items():
+            gains.setdefault(explainer.label(control), {})[operator] = _estimate(item)
         word, sentence = decide_map(gains, _estimate(similar[method.name]), margin=margin, limit=limit)
         found[method.label] = MapVerdict(word, sentence)
     return found

@@ -17,6 +17,8 @@ from xvision.methods.paired import Change, mean_change
 
 Word = Literal["describes the model", "no better than a control", "fails randomisation", "not decided"]
 
+_Pair = tuple[str, str]
+"""A control and a removal operator."""
 _SHUFFLED = "similarity with maps of shuffled weights"
 
 
@@ -57,21 +59,25 @@ def advantage(
     return mean_change(control_gains[ranked], gains[ranked], patients[ranked], rng=rng, resamples=resamples)
 
 
-def decide_map(advantages: Mapping[str, Estimate], similarity: Estimate, *, margin: float, limit: float) -> Decided:
+def decide_map(
+    advantages: Mapping[str, Mapping[str, Estimate]], similarity: Estimate, *, margin: float, limit: float
+) -> Decided:
     """The verdict on the maps of one method.
 
     "fails randomisation": the whole interval of the similarity is above ``limit``. "no better than a control": for one
-    control at least, the whole interval of the advantage is below ``margin``, which is evidence of (at most) practical
-    equality. "describes the model": for every control the whole interval is above ``margin``, and the whole interval of
-    the similarity is below ``limit``; because all must hold, testing several controls needs no correction (Berger 1982).
-    Else "not decided": an interval on both sides of the margin, from few patients perhaps, is evidence of nothing.
+    control at least, the whole interval of the advantage is below ``margin`` under every removal operator, which is
+    evidence of (at most) practical equality. "describes the model": for every control and operator the whole interval is
+    above ``margin``, and the whole interval of the similarity is below ``limit``; because all must hold, testing several
+    needs no correction (Berger 1982). Else "not decided": an interval on both sides of the margin, from few patients
+    perhaps, is evidence of nothing, and where operators contradict each other it is their filling that decides.
 
     A failure that is shown stands even where another estimate is missing; the good verdict needs them all. Being worse
     than one of several controls is tested once per control, so with k controls a method exactly at the margin is called
     no better with a probability of up to k times that of one interval's side.
 
     Args:
-        advantages: by control, in words ("the centre prior"); of the method over it.
+        advantages: by control, in words ("the centre prior"), then by removal operator ("blur"; "" goes unnamed); of the
+            method over it.
         similarity: rank correlation of the method's maps with those of shuffled weights.
         margin: smallest advantage that matters, in its unit; at least 0.
         limit: similarity of maps that hardly depend on the weights, between 0 and 1.
@@ -79,20 +85,23 @@ def decide_map(advantages: Mapping[str, Estimate], similarity: Estimate, *, marg
     if not 0.0 <= margin < np.inf or not 0.0 < limit < 1.0:
         raise ConfigError(f"found margin = {margin} and limit = {limit}: at least 0, and between 0 and 1")
     shuffled = _known(similarity)
-    known = {name: found for name, each in advantages.items() if (found := _known(each))}
+    compared = {(control, operator): each for control, by in advantages.items() for operator, each in by.items()}
+    known = {pair: found for pair, each in compared.items() if (found := _known(each))}
     likeness = _likeness(shuffled, limit) if shuffled else f"{_SHUFFLED} not estimable ({_why(similarity)})"
     if shuffled and shuffled.low > limit:
         gain = [_gain(_hardest(known), known, margin)] if known else []
         return Decided("fails randomisation", _sentence(likeness, *gain))
-    equal = min(known, key=lambda name: known[name].high, default="")
-    if known and known[equal].high < margin:
+    below = {pair for pair, found in known.items() if found.high < margin}
+    above = {control for control, _ in known.keys() - below}
+    if condemning := [pair for pair in below if pair[0] not in above]:
+        equal = min(condemning, key=lambda pair: (known[pair].high, pair))
         return Decided("no better than a control", _sentence(_gain(equal, known, margin), likeness))
-    if missing := _missing(advantages, similarity):
+    if missing := _missing(compared, similarity):
         return Decided("not decided", _sentence(f"not estimable: {missing}"))
     worst = _hardest(known)
     sure = known[worst].low > margin and shuffled is not None and shuffled.high < limit
-    sentence = _sentence(_gain(worst, known, margin), likeness)
-    return Decided("describes the model" if sure else "not decided", sentence)
+    parts = [_gain(worst, known, margin), likeness, *(["removal operators contradict each other"] if below else [])]
+    return Decided("describes the model" if sure else "not decided", _sentence(*parts))
 
 
 def _sentence(*parts: str) -> str:
@@ -111,24 +120,31 @@ def _why(estimate: Estimate) -> str:
     return estimate.reason or "no interval"
 
 
-def _hardest(known: Mapping[str, _Known]) -> str:
-    """The control to beat whose advantage has the lowest lower limit."""
-    return min(known, key=lambda name: known[name].low)
+def _hardest(known: Mapping[_Pair, _Known]) -> _Pair:
+    """The comparison whose advantage has the lowest lower limit."""
+    return min(known, key=lambda pair: known[pair].low)
 
 
-def _missing(advantages: Mapping[str, Estimate], similarity: Estimate) -> str:
+def _named(pair: _Pair) -> str:
+    control, operator = pair
+    return f"{control} ({operator} removal)" if operator else control
+
+
+def _missing(compared: Mapping[_Pair, Estimate], similarity: Estimate) -> str:
     """What is not known, and why; empty where everything is."""
-    absent = [f"the advantage over {name} ({_why(each)})" for name, each in advantages.items() if _known(each) is None]
-    if not advantages:
+    absent = [
+        f"the advantage over {_named(pair)} ({_why(each)})" for pair, each in compared.items() if _known(each) is None
+    ]
+    if not compared:
         absent.append("the advantage over a control (compared with none)")
     if _known(similarity) is None:
         absent.append(f"the {_SHUFFLED} ({_why(similarity)})")
     return "; ".join(absent)
 
 
-def _gain(control: str, known: Mapping[str, _Known], margin: float) -> str:
-    others = f", of {len(known)} controls the hardest to beat," if len(known) > 1 else ""
-    return f"advantage over {control}{others} {_interval(known[control])}, more than {margin:.3f} is needed"
+def _gain(pair: _Pair, known: Mapping[_Pair, _Known], margin: float) -> str:
+    others = f", of {len(known)} comparisons the hardest," if len(known) > 1 else ""
+    return f"advantage over {_named(pair)}{others} {_interval(known[pair])}, more than {margin:.3f} is needed"
 
 
 def _likeness(shuffled: _Known, limit: float) -> str:
