@@ -116,20 +116,13 @@ def test_the_control_that_condemns_is_the_one_quoted() -> None:
     assert found.sentence.startswith("Advantage over edges")
 
 
-def test_a_control_must_be_as_good_under_every_removal_to_condemn() -> None:
+def test_a_method_must_win_under_every_removal() -> None:
+    """Losing under one is enough, whoever wins under the other."""
     mixed = decide_map({"edges": {"blur": BETTER, "road": WORSE}}, SHUFFLED_LOW, margin=0.02, limit=0.5)
-    assert mixed.word == "not decided"
-    assert mixed.sentence == (
-        "Advantage over edges (road removal), of 2 comparisons the hardest, −0.200 (−0.300 to −0.100), more than 0.020 is"
-        " needed; similarity with maps of shuffled weights 0.100 (0.050 to 0.200), less than 0.500 is needed; removal operators"
-        " contradict each other."
-    )
-    both = {"edges": {"blur": EQUAL, "road": WORSE}, "noise": {"blur": BETTER, "road": BETTER}}
-    found = decide_map(both, SHUFFLED_LOW, margin=0.02, limit=0.5)
-    assert found.word == "no better than a control"
-    assert found.sentence.startswith("Advantage over edges (road removal)")
-    apart = {"edges": {"blur": EQUAL, "road": BETTER}, "noise": {"blur": BETTER, "road": WORSE}}
-    assert decide_map(apart, SHUFFLED_LOW, margin=0.02, limit=0.5).word == "not decided"
+    assert mixed.word == "no better than a control"
+    assert mixed.sentence.startswith("Advantage over edges (road removal), of 2 comparisons the hardest, −0.200")
+    open_still = decide_map({"edges": {"blur": BETTER, "road": UNSURE}}, SHUFFLED_LOW, margin=0.02, limit=0.5)
+    assert open_still.word == "not decided"
 
 
 def test_the_sentence_says_what_is_missing_and_why() -> None:

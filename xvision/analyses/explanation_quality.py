@@ -101,8 +101,8 @@ def explanation_quality(
 
     The verdict: *fails randomisation* where the interval of that similarity lies above ``limit``; *describes the model* where under
     every operator the method's srg exceeds that of every control (random, edges, centre, brightness) by more than ``margin``, its
-    whole interval; *no better than a control* where it does not exceed one of them under any operator, the whole intervals below
-    ``margin``; else *not decided*, also where operators contradict each other.
+    whole interval; *no better than a control* where one of these advantages lies below ``margin``, its whole interval; else *not
+    decided*. How a removed patch is filled can matter: a method must win under every operator.
     A map that describes the model need not be right about the patient: it says what the model uses.
     """
     settings = Settings(baseline=baseline, steps=path_steps, samples=samples, masks=masks)

@@ -65,15 +65,15 @@ def decide_map(
     """The verdict on the maps of one method.
 
     "fails randomisation": the whole interval of the similarity is above ``limit``. "no better than a control": for one
-    control at least, the whole interval of the advantage is below ``margin`` under every removal operator, which is
+    control under one removal operator at least, the whole interval of the advantage is below ``margin``, which is
     evidence of (at most) practical equality. "describes the model": for every control and operator the whole interval is
     above ``margin``, and the whole interval of the similarity is below ``limit``; because all must hold, testing several
     needs no correction (Berger 1982). Else "not decided": an interval on both sides of the margin, from few patients
-    perhaps, is evidence of nothing, and where operators contradict each other it is their filling that decides.
+    perhaps, is evidence of nothing.
 
-    A failure that is shown stands even where another estimate is missing; the good verdict needs them all. Being worse
-    than one of several controls is tested once per control, so with k controls a method exactly at the margin is called
-    no better with a probability of up to k times that of one interval's side.
+    A failure that is shown stands even where another estimate is missing; the good verdict needs them all. Being worse is
+    tested once per comparison, so with k of them a method exactly at the margin is called no better with a probability
+    of up to k times that of one interval's side.
 
     Args:
         advantages: by control, in words ("the centre prior"), then by removal operator ("blur"; "" goes unnamed); of the
@@ -91,17 +91,15 @@ def decide_map(
     if shuffled and shuffled.low > limit:
         gain = [_gain(_hardest(known), known, margin)] if known else []
         return Decided("fails randomisation", _sentence(likeness, *gain))
-    below = {pair for pair, found in known.items() if found.high < margin}
-    above = {control for control, _ in known.keys() - below}
-    if condemning := [pair for pair in below if pair[0] not in above]:
-        equal = min(condemning, key=lambda pair: (known[pair].high, pair))
+    equal = min(known, key=lambda pair: known[pair].high, default=None)
+    if equal and known[equal].high < margin:
         return Decided("no better than a control", _sentence(_gain(equal, known, margin), likeness))
     if missing := _missing(compared, similarity):
         return Decided("not decided", _sentence(f"not estimable: {missing}"))
     worst = _hardest(known)
     sure = known[worst].low > margin and shuffled is not None and shuffled.high < limit
-    parts = [_gain(worst, known, margin), likeness, *(["removal operators contradict each other"] if below else [])]
-    return Decided("describes the model" if sure else "not decided", _sentence(*parts))
+    sentence = _sentence(_gain(worst, known, margin), likeness)
+    return Decided("describes the model" if sure else "not decided", sentence)
 
 
 def _sentence(*parts: str) -> str:
