@@ -219,22 +219,18 @@ def write_run(
         )
         writer.log({"time": "2026-01-02T03:04:05+00:00", "event": "started"})
         if judged:
-            evidence = (Metric("auroc", 0.91, 0.86, 0.95, n=60, better="higher", interval="DeLong"),)
-            findings = tuple(
-                Finding(
-                    verdict,
-                    f"{label} {verdict}",
-                    verdict,
-                    "major",
-                    "performance",
-                    f"AUROC of {label} is 0.910.",
-                    "auroc at least 0.85",
-                    "Agreed.",
-                    evidence,
-                    "xvision audit plan.toml --only performance",
-                )
-                for verdict in ("fail", "warn", "insufficient evidence", "pass")
-            )
-            writer.judgement(Judgement("fail", findings, {"criterion": []}, "d" * 64, True))
+            writer.judgement(Judgement("fail", _findings(label), {"criterion": []}, "d" * 64, True))
         writer.checksums()
     return folder
+
+
+def _findings(label: str) -> tuple[Finding, ...]:
+    """One of each verdict."""
+    evidence = (Metric("auroc", 0.91, 0.86, 0.95, n=60, better="higher", interval="DeLong"),)
+    return tuple(
+        Finding(
+            verdict, f"{label} {verdict}", verdict, "major", "performance", f"AUROC of {label} is 0.910.",
+            "auroc at least 0.85", "Agreed.", evidence, "xvision audit plan.toml --only performance",
+        )
+        for verdict in ("fail", "warn", "insufficient evidence", "pass")
+    )  # fmt: skip

@@ -226,15 +226,16 @@ def mean_metric(
     where: Where | None = None,
     unit: str = "",
     reason: str = "no case has a defined value",
+    hits: bool = False,
 ) -> Metric:
-    """Mean of per-case values (NaN: undefined for that case) with a patient bootstrap interval, or ``reason`` without any."""
-    return metric(
-        name,
-        mean_estimate(audit, f"{name} {dict(where or {})}", values, positions, reason),
-        better=better,
-        where=where,
-        unit=unit,
-    )
+    """Mean of per-case values (NaN: undefined for that case) with a patient bootstrap interval, or ``reason`` without any.
+
+    hits: the values are hits and misses; where every case has the same, the interval is Wilson's and not of zero width.
+    """
+    estimate = mean_estimate(audit, f"{name} {dict(where or {})}", values, positions, reason)
+    if hits:
+        estimate = with_width(estimate, estimate.n, 0.95)
+    return metric(name, estimate, better=better, where=where, unit=unit)
 
 
 def mean_estimate(
@@ -250,21 +251,6 @@ def mean_estimate(
         audit.patients[positions[defined]],
         rng=audit.rng(purpose),
     )
-
-
-def share_metric(
-    audit: Audit,
-    name: str,
-    values: np.ndarray,
-    positions: np.ndarray,
-    *,
-    better: Better = "neither",
-    where: Where | None = None,
-    reason: str = "no case has a defined value",
-) -> Metric:
-    """``mean_metric`` of hits and misses: where every case has the same, the interval is Wilson's and not of zero width."""
-    estimate = mean_estimate(audit, f"{name} {dict(where or {})}", values, positions, reason)
-    return metric(name, with_width(estimate, estimate.n, 0.95), better=better, where=where)
 
 
 def count(name: str, value: int, *, where: Where | None = None) -> Metric:

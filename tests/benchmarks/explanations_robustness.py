@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,7 @@ def robustness(pairs: int) -> Iterator[Row]:
     """Maximal and average sensitivity, relative input and output stability of the gradient, the same noise for both."""
     model, shown, noise = bert(SIDE), *drawn_images()
     network, meter = Counted(model.logits), Meter()
-    own = lambda: own_figures(model, shown, noise)  # noqa: E731  # named like its peer
-    peer = lambda: peer_figures(network, shown, noise)  # noqa: E731
+    own, peer = partial(own_figures, model, shown, noise), partial(peer_figures, network, shown, noise)
     own_figures(MeteredClassifier(model, meter), shown, noise)
     forward, backward = network.counts(peer)
     passes = f"{meter.forward} forward + {meter.backward} backward, peer {forward} + {backward}"

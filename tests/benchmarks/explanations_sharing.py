@@ -10,9 +10,9 @@ import torch
 from tests.benchmarks.explanations_models import images
 from tests.benchmarks.explanations_peers import Counted, compared, open_quantus, paired, relative, without_warnings
 from tests.benchmarks.harness import Row, row
-from xvision.methods.faithfulness import curves_of, drops_of, random_subsets
+from xvision.methods.faithfulness import curves_of
 from xvision.methods.localisation import ranked_family
-from xvision.methods.perturbation import patch_ablation
+from xvision.methods.perturbation import bernoulli_bank, patch_ablation
 from xvision.methods.removal import pixel_evaluator
 from xvision.methods.target import score_of
 from xvision.methods.units import grid
@@ -72,7 +72,7 @@ def counted_audit() -> Iterator[Row]:
 
     def own() -> None:
         curves_of(evaluate, values, steps=units.count)
-        drops_of(evaluate, random_subsets((0, 1), units.count, sizes=(16,), samples=subsets))
+        bernoulli_bank(evaluate, (0, 1), units, masks=subsets, purpose="scoring")
         patch_ablation(evaluate, 2, units)
 
     def peer() -> None:

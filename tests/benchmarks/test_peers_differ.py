@@ -16,7 +16,7 @@ from tests.models.builders import RGB, pixels, seeded, vit
 from xvision.errors import ConfigError
 from xvision.explain.catalogue import chosen
 from xvision.methods.localisation import pointing_game, ranked_family
-from xvision.methods.randomisation import bottom_up, step_similarities
+from xvision.methods.randomisation import bottom_up, randomised_similarity
 from xvision.methods.removal import pixel_evaluator
 from xvision.methods.units import grid
 from xvision.models.huggingface import HuggingFaceClassifier, adapt
@@ -134,7 +134,8 @@ def test_quantus_0_6_0_averages_the_model_as_it_is_into_the_randomisation_test()
     torch.manual_seed(43)  # as its randomisation: seed 42, and 1
     randomised = nn.Linear(64, 2, bias=False).weight[1].detach().reshape(1, 1, 8, 8).numpy()
     maps = gradient(network, shown, targets)[:, 0]
-    (similarity,) = bottom_up(step_similarities(maps, randomised))
+    steps = np.stack([randomised_similarity(maps, each[None]) for each in randomised[0]], axis=1)
+    (similarity,) = bottom_up(steps)
     assert theirs == pytest.approx((1 + similarity) / 2, abs=1e-6)
     assert similarity < 0.5 < theirs
 

@@ -17,21 +17,16 @@ from xvision.methods.faithfulness import (
     Curves,
     aopc,
     as_probability,
-    completeness_error,
-    comprehensiveness,
     curves,
     curves_of,
     deletion_auc,
-    drops_of,
     faithfulness_correlation,
     infidelity,
     insertion,
     insertion_auc,
-    random_subsets,
-    sensitivity_n,
     srg,
-    sufficiency,
 )
+from xvision.methods.units import Evaluate
 
 PARTS = np.array([[3.0, -1.0, 0.5, 2.0, -2.5]])
 """What each of five units adds to the score of a linear model, w * x."""
@@ -92,9 +87,6 @@ def test_every_figure_of_the_two_curves_by_hand() -> None:
     assert insertion_auc(found)[0] == pytest.approx(4.5, abs=1e-12)
     assert srg(found)[0] == pytest.approx(5.6, abs=1e-12)
     assert aopc(found)[0] == pytest.approx((3.0 + 5.0 + 5.5 + 4.5 + 2.0) / 6, abs=1e-12)
-    assert comprehensiveness(found, 0.4)[0] == pytest.approx(5.0, abs=1e-12)
-    assert comprehensiveness(found, 0.3)[0] == pytest.approx(4.0, abs=1e-12)
-    assert sufficiency(found, 0.4)[0] == pytest.approx(2.7 - 5.7, abs=1e-12)
 
 
 def test_areas_agree_with_another_implementation() -> None:
@@ -174,9 +166,11 @@ def test_an_infinite_score_leaves_only_its_own_case_undefined() -> None:
     parts[0, 1] = np.inf
     found = curves(Additive(parts), random_parts(2, 4, 1), steps=4)
     np.testing.assert_array_equal(np.isnan(srg(found)), [True, False])
-    removed = random_subsets([0, 1], 4, sizes=[2], samples=9)
-    drops = drops_of(Additive(parts), removed)
-    np.testing.assert_array_equal(np.isnan(faithfulness_correlation(parts, removed, drops)), [True, False])
+    removed = random_subsets(2, 4, 9)
+    drops = random_parts(2, 9, 2)
+    drops[0, 3] = np.inf
+    found = faithfulness_correlation(random_parts(2, 4, 1), removed, drops)
+    np.testing.assert_array_equal(np.isnan(found), [True, False])
 
 
 def test_probabilities_are_the_logistic_function_of_log_odds() -> None:
@@ -205,7 +199,7 @@ def test_a_positive_scale_changes_no_ranking_figure(seed: int, scale: float) -> 
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(4)))
 def test_results_follow_the_images_whatever_their_batch(seed: int, order: list[int]) -> None:
     parts, values = random_parts(4, 9, seed), random_parts(4, 9, seed + 1)
-    removed = random_subsets(range(4), 9, sizes=[3], samples=20)
+    removed = random_subsets(4, 9, 20)
 
     def figures(rows: list[int]) -> list[np.ndarray]:
         model = interacting(parts[rows])
@@ -219,32 +213,22 @@ def test_results_follow_the_images_whatever_their_batch(seed: int, order: list[i
         np.testing.assert_allclose(alone, whole[[2]], atol=1e-12)
 
 
-def test_subsets_belong_to_the_image_and_have_their_size() -> None:
-    found = random_subsets([5, 6], 10, sizes=[2, 7], samples=30)
-    assert found.dtype == np.bool_
-    np.testing.assert_array_equal(found.sum(axis=2), np.repeat([[2] * 30 + [7] * 30], 2, axis=0))
-    np.testing.assert_array_equal(random_subsets([6], 10, sizes=[2, 7], samples=30)[0], found[1])
-    assert (found[0] != found[1]).any()
-    assert found.any(axis=1).all()
+def random_subsets(images: int, units: int, samples: int) -> np.ndarray:
+    """(B, S, P) bool, drawn image by image."""
+    return np.stack([np.random.default_rng(image).random((samples, units)) < 0.4 for image in range(images)])
 
 
-@pytest.mark.parametrize(("sizes", "samples"), [([0], 3), ([10], 3), ([], 3), ([2], 0)])
-def test_subsets_that_are_none_are_refused(sizes: list[int], samples: int) -> None:
-    with pytest.raises(ConfigError, match=r"found subsets of sizes .* of 10 units: sizes lie between 1 and 9"):
-        random_subsets([0], 10, sizes=sizes, samples=samples)
+def drops_of(evaluate: Evaluate, removed: np.ndarray) -> np.ndarray:
+    """(B, S) fall of the score by each subset."""
+    images, subsets, units = removed.shape
+    rows = np.arange(images)
+    left = evaluate(np.repeat(rows, subsets), removed.reshape(-1, units)).reshape(images, subsets)
+    return evaluate(rows, np.zeros((images, units), dtype=bool))[:, None] - left
 
 
-def test_drops_are_the_score_less_what_is_left() -> None:
-    model, removed = Additive(PARTS), np.array([[[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]], dtype=bool)
-    np.testing.assert_allclose(drops_of(model, removed), [[3.0, -0.5, 2.0]], atol=1e-12)
-    assert (model.calls, model.asked) == (1, 4)
-
-
-def bank(
-    images: int = 4, units: int = 12, sizes: tuple[int, ...] = (3, 5)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bank(images: int = 4, units: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     parts = random_parts(images, units)
-    removed = random_subsets(range(images), units, sizes=sizes, samples=40)
+    removed = random_subsets(images, units, 80)
     return parts, removed, drops_of(Additive(parts), removed)
 
 
@@ -252,18 +236,15 @@ def test_contributions_to_a_linear_model_correlate_perfectly_with_its_drops() ->
     parts, removed, drops = bank()
     np.testing.assert_allclose(faithfulness_correlation(parts, removed, drops), 1.0, atol=1e-12)
     np.testing.assert_allclose(faithfulness_correlation(-3.0 * parts, removed, drops), -1.0, atol=1e-12)
-    for size in (3, 5):
-        np.testing.assert_allclose(sensitivity_n(parts, removed, drops, size=size), 1.0, atol=1e-12)
 
 
 def test_correlations_agree_with_another_implementation() -> None:
     parts, removed, _ = bank()
     values, drops = random_parts(4, 12, 7), drops_of(interacting(parts), removed)
-    whole, fives = faithfulness_correlation(values, removed, drops), sensitivity_n(values, removed, drops, size=5)
+    found = faithfulness_correlation(values, removed, drops)
     for row in range(4):
         sums = np.array([values[row, chosen].sum() for chosen in removed[row]])
-        assert whole[row] == pytest.approx(pearsonr(sums, drops[row]).statistic, abs=1e-12)
-        assert fives[row] == pytest.approx(pearsonr(sums[40:], drops[row, 40:]).statistic, abs=1e-12)
+        assert found[row] == pytest.approx(pearsonr(sums, drops[row]).statistic, abs=1e-12)
 
 
 def test_a_correlation_with_nothing_that_varies_is_not_a_number() -> None:
@@ -273,7 +254,6 @@ def test_a_correlation_with_nothing_that_varies_is_not_a_number() -> None:
     assert np.isnan(faithfulness_correlation(parts, removed, np.full(drops.shape, 0.3))).all()
     assert np.isnan(faithfulness_correlation(parts, removed[:, :2], drops[:, :2])).all()
     assert np.isnan(faithfulness_correlation(parts, removed[:, :0], drops[:, :0])).all()
-    assert np.isnan(sensitivity_n(parts, removed, drops, size=4)).all()
 
 
 def test_sums_that_differ_by_rounding_do_not_vary() -> None:
@@ -326,13 +306,6 @@ def test_a_map_of_zeros_misses_all_of_the_drops() -> None:
         np.testing.assert_allclose(found, (drops**2).mean(axis=1), atol=1e-12)
 
 
-def test_completeness_error_is_a_share_of_the_difference() -> None:
-    maps = np.array([[[1.0, 2.0]], [[1.0, 2.0]], [[1.0, -1.0]]])
-    found = completeness_error(maps, np.array([3.0, -2.0, 0.0]))
-    np.testing.assert_allclose(found, [0.0, 2.5, np.nan])
-    np.testing.assert_allclose(completeness_error(PARTS, np.array([2.0])), [0.0], atol=1e-12)
-
-
 def test_planted_evidence_is_recognised_and_noise_is_not() -> None:
     """One unit of 25 carries the score: a map that finds it wins nearly everything, random maps win nothing on average."""
     parts = np.full((200, 25), 0.01)
@@ -356,8 +329,6 @@ def test_wrong_shapes_and_options_are_named() -> None:
         curves(Additive(parts), parts.reshape(4, 3, 4), steps=4)
     with pytest.raises(DataError, match=r"found values of map \(4, 0\)"):
         curves(Additive(parts), parts[:, :0], steps=4)
-    with pytest.raises(ConfigError, match=r"found share = 1\.0: it must be above 0 and below 1"):
-        comprehensiveness(curves(Additive(parts), parts, steps=4), 1.0)
     with pytest.raises(DataError, match=r"found values of shape \(4, 11\), removed units of \(4, 80, 12\)"):
         infidelity(parts[:, 1:], removed, drops)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -89,6 +89,7 @@ def test_the_first_floor_that_fails_ends_the_search() -> None:
 
 @quick
 @given(st.integers(0, 250), st.floats(0.6, 0.99), st.floats(0.5, 1.0), st.integers(0, 10_000))
+@example(190, 0.9445993812783126, 0.96875, 190)  # ties at the first floor
 def test_the_laws_of_a_floor(cases: int, precision: float, accuracy: float, seed: int) -> None:
     draw = rng(seed)
     confidence, right = draw.random(cases).round(2), draw.random(cases) < accuracy

@@ -16,9 +16,7 @@ from xvision.methods.controls import sobel_edges
 from xvision.methods.randomisation import (
     bottom_up,
     efficient_mprt,
-    random_logit,
     randomised_similarity,
-    step_similarities,
     structural_similarity,
 )
 
@@ -51,13 +49,13 @@ def test_similarity_of_known_pairs() -> None:
     assert np.isnan(randomised_similarity(maps, np.ones((1, 3, 4)))).all()
 
 
-@pytest.mark.parametrize("compare", [randomised_similarity, structural_similarity, efficient_mprt, random_logit])
+@pytest.mark.parametrize("compare", [randomised_similarity, structural_similarity, efficient_mprt])
 def test_maps_of_other_shapes_are_refused(compare) -> None:
     with pytest.raises(DataError, match=r"found maps of shape \(1, 3, 4\) and \(1, 3, 5\)"):
         compare(np.ones((1, 3, 4)), np.ones((1, 3, 5)))
 
 
-@pytest.mark.parametrize("compare", [randomised_similarity, structural_similarity, efficient_mprt, random_logit])
+@pytest.mark.parametrize("compare", [randomised_similarity, structural_similarity, efficient_mprt])
 def test_a_constant_map_compares_with_nothing(compare) -> None:
     varied, constant = VARIED_AND_CONSTANT
     assert np.isnan(compare(varied, constant)).all()
@@ -85,23 +83,11 @@ def test_gradients_of_a_linear_model_keep_the_correlation_of_old_and_new_weights
 def test_an_explainer_that_sees_the_input_only_is_the_same_at_every_step() -> None:
     pixels = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     edges = sobel_edges(pixels)
-    steps = np.stack([sobel_edges(pixels) for _ in range(5)], axis=1)
-    np.testing.assert_allclose(step_similarities(edges, steps), np.ones((4, 5)), atol=1e-12)
-    np.testing.assert_allclose(bottom_up(step_similarities(edges, steps)), 1.0, atol=1e-12)
+    steps = np.stack([randomised_similarity(edges, sobel_edges(pixels)) for _ in range(5)], axis=1)
+    np.testing.assert_allclose(steps, 1.0, atol=1e-12)
+    np.testing.assert_allclose(bottom_up(steps), 1.0, atol=1e-12)
     np.testing.assert_allclose(structural_similarity(edges, edges), 1.0, atol=1e-12)
     np.testing.assert_allclose(efficient_mprt(edges, edges), 0.0, atol=1e-12)
-
-
-def test_steps_are_compared_one_by_one() -> None:
-    maps = np.random.default_rng(0).normal(size=(2, 6, 6))
-    noise = np.random.default_rng(1).normal(size=(2, 6, 6))
-    found = step_similarities(maps, np.stack([maps, noise, -maps], axis=1))
-    np.testing.assert_allclose(found[:, 0], 1.0)
-    np.testing.assert_allclose(found[:, 1], randomised_similarity(maps, noise))
-    np.testing.assert_allclose(found[:, 2], -1.0)
-    assert step_similarities(maps, np.zeros((2, 0, 6, 6))).shape == (2, 0)
-    with pytest.raises(DataError, match=r"maps of steps of shape \(2, 6, 6\)"):
-        step_similarities(maps, maps)
 
 
 def test_the_mean_over_steps_leaves_out_what_is_not_defined() -> None:
@@ -153,9 +139,3 @@ def test_a_focused_map_that_turns_into_noise_becomes_more_disordered() -> None:
     focused[:, 4:8, 4:8] = 1.0
     noise = np.random.default_rng(0).normal(size=(4, 16, 16))
     assert (efficient_mprt(focused, noise) > 5).all()
-
-
-def test_two_classes_make_the_random_logit_say_nothing() -> None:
-    maps = np.random.default_rng(0).normal(size=(3, 6, 6))
-    np.testing.assert_allclose(random_logit(maps, -maps), -1.0)
-    np.testing.assert_allclose(random_logit(np.abs(maps), np.abs(-maps)), 1.0)

@@ -14,7 +14,7 @@ from skimage.filters import threshold_otsu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xvision.errors import ConfigError, DataError
-from xvision.methods.localisation import Localisation, otsu_thresholds, ranked_family
+from xvision.methods.localisation import Localisation, ranked_family
 
 
 def quarter(batch: int = 1) -> np.ndarray:
@@ -125,23 +125,6 @@ def test_the_top_equals_a_plain_sort_of_places(seed: int) -> None:
     assert found.iou_top == pytest.approx(len(top & wanted) / len(top | wanted))
 
 
-@pytest.mark.parametrize("kind", ["normal", "skewed", "few levels", "two values"])
-def test_otsu_equals_scikit_image(kind: str) -> None:
-    rng = np.random.default_rng(5)
-    maps = {
-        "normal": rng.normal(size=(4, 40, 30)),
-        "skewed": rng.gamma(0.3, size=(4, 40, 30)),
-        "few levels": rng.integers(0, 7, (4, 40, 30)).astype(float),
-        "two values": rng.integers(0, 2, (4, 40, 30)).astype(float),
-    }[kind].astype(np.float32)  # fmt: skip
-    wanted = [threshold_otsu(values.astype(np.float64)) for values in maps]
-    np.testing.assert_allclose(otsu_thresholds(maps), wanted, rtol=1e-12)
-
-
-def test_otsu_of_a_constant_map_is_its_value() -> None:
-    assert otsu_thresholds(np.full((2, 4, 4), 1.5)).tolist() == [1.5, 1.5]
-
-
 def test_overlap_at_otsu_equals_scikit_image_on_the_positive_part() -> None:
     rng = np.random.default_rng(8)
     maps, masks = rng.normal(size=(3, 30, 30)).astype(np.float32), rng.random((3, 30, 30)) < 0.2
@@ -223,5 +206,3 @@ def test_unusable_input_is_an_error() -> None:
         ranked_family(np.full((1, 4, 4), 1e300), np.ones((1, 4, 4), dtype=bool))
     with pytest.raises(ConfigError, match=r"found tolerance = -1\.0"):
         ranked_family(np.ones((1, 4, 4)), np.ones((1, 4, 4), dtype=bool), tolerance=-1.0)
-    with pytest.raises(DataError, match=r"maps of shape \(4, 4\)"):
-        otsu_thresholds(np.ones((4, 4)))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from xvision import text
-from xvision.audit import Audit, mean_metric, share_metric
+from xvision.audit import Audit, mean_metric
 from xvision.charts import Chart, HeatMap
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, explained, likeness, prepared
@@ -129,7 +129,9 @@ def _metrics(
     audit: Audit, explainer: Explainer, rows: Rows, positions: np.ndarray, changes: tuple[str, ...]
 ) -> tuple[Metric, ...]:
     found = [
-        share_metric(audit, "decision_kept", rows[f"kept {name}"], positions, better="higher", where={"change": name})
+        mean_metric(
+            audit, "decision_kept", rows[f"kept {name}"], positions, better="higher", where={"change": name}, hits=True
+        )
         for name in changes
     ]
     reason = "no case kept its decision and has maps that vary"

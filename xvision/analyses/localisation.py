@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xvision import text
-from xvision.audit import Audit, mean_metric, share_metric
+from xvision.audit import Audit, mean_metric
 from xvision.charts import Axis, Chart, Forest, HeatMap, Mark, Reference
 from xvision.engine import Batch, Rows
 from xvision.explain.maps import Explainer, prepared
@@ -119,10 +119,10 @@ class _Figures:
     def _score(self, score: str, name: str) -> Metric:
         values = self.rows[f"scores {name}"][:, _SCORES.index(score)]
         where = {"method": name}
-        estimated = share_metric if score in _HITS else mean_metric
-        return estimated(
-            self.audit, score, values, self.positions, better="higher", where=where, reason=self._missing()
-        )
+        return mean_metric(
+            self.audit, score, values, self.positions, better="higher", where=where, reason=self._missing(),
+            hits=score in _HITS,
+        )  # fmt: skip
 
     def _missing(self) -> str:
         area = self.rows["area"]

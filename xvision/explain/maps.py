@@ -99,6 +99,15 @@ class Explainer:
         return {name: int(code) for name, code in zip(ids, self.audit.predictions.decisions, strict=True)}
 
     @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {str(name): place for place, name in enumerate(self.audit.ids)}
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """(B, K) float64 of the clean images, which the audit has already."""
+        logits: np.ndarray = self.audit.predictions.logits[[self._places[name] for name in batch.ids]]
+        return logits
+
+    @cached_property
     def references(self) -> torch.Tensor:
         """(R, C, H, W) images of the audited data, drawn once."""
         count = len(self.audit.ids)
@@ -198,24 +207,10 @@ def explained(method: Method, asked: Asked) -> Maps:
         count, (height, width) = len(asked.pixels), asked.pixels.shape[2:]
         if count == 1:
             return Maps(np.full((1, height, width), np.nan, np.float32))
-        parts = [explained(method, one(asked, place)) for place in range(count)]
+        parts = [explained(method, asked.alone(place)) for place in range(count)]
         if not any(np.isfinite(part.values).all() for part in parts):
             raise ModelError(f"{method.label}: {problem}. Leave it out with the option `methods`.") from problem
     return _stacked([_row(part, 0) for part in parts])
-
-
-def one(asked: Asked, place: int) -> Asked:
-    """The same question about one image."""
-    part = slice(place, place + 1)
-    return Asked(
-        asked.model,
-        asked.pixels[part],
-        asked.targets[part],
-        asked.seeds[part],
-        asked.units,
-        asked.settings,
-        asked.references,
-    )
 
 
 def where_defined(values: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,6 +59,11 @@ class Asked:
             raise ModelError(
                 f"found {len(self.pixels)} images, {len(self.targets)} targets and {len(self.seeds)} seeds: one each"
             )
+
+    def alone(self, place: int) -> Asked:
+        """The same question about one image."""
+        part = slice(place, place + 1)
+        return replace(self, pixels=self.pixels[part], targets=self.targets[part], seeds=self.seeds[part])
 
     @property
     def score(self) -> Score:

@@ -61,7 +61,7 @@ def _kernel_shap_superpixels(asked: Asked) -> Maps:
     """Every image has regions of its own, so each is asked alone."""
     found = []
     for row in range(len(asked.pixels)):
-        alone = _only(asked, row)
+        alone = asked.alone(row)
         units = superpixels(alone.pixels[0].detach().cpu().numpy(), min(SUPERPIXELS, asked.units.labels.size))
         found.append(units.painted(kernel_shap(_shapley(alone, units)))[0])
     return _finite(np.stack(found), "KernelSHAP on superpixels")
@@ -78,14 +78,6 @@ def _rise(asked: Asked) -> Maps:
 def _shapley(asked: Asked, units: Units) -> Bank:
     masks = max(asked.settings.masks, MASKS_PER_UNIT * units.count)
     return shapley_bank(_evaluate(asked, units), asked.seeds, units, masks=masks, purpose=_FITTING)
-
-
-def _only(asked: Asked, row: int) -> Asked:
-    part = slice(row, row + 1)
-    return Asked(
-        asked.model, asked.pixels[part], asked.targets[part], asked.seeds[part], asked.units, asked.settings,
-        asked.references,
-    )  # fmt: skip
 
 
 def _drawn(values: np.ndarray, units: Units, label: str) -> Maps:

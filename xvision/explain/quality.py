@@ -126,10 +126,9 @@ def _faithful(explainer: Explainer, batch: Batch, values: Mapping[str, np.ndarra
         if operator == probes.removals[0]:
             seeds = [case_seed(explainer.audit.seed, "scoring", case) for case in batch.ids]
             drawn = bernoulli_bank(evaluate, seeds, explainer.units, masks=probes.bank, purpose="scoring")
-            drops = drawn.whole[:, None] - drawn.scores
             for name, each in values.items():
-                rows[f"faithfulness_correlation|{name}"] = faithfulness_correlation(each, drawn.removed, drops)
-                rows[f"infidelity|{name}"] = infidelity(each, drawn.removed, drops, normalised=True)
+                rows[f"faithfulness_correlation|{name}"] = faithfulness_correlation(each, drawn.removed, drawn.drops)
+                rows[f"infidelity|{name}"] = infidelity(each, drawn.removed, drawn.drops, normalised=True)
     return rows
 
 
@@ -159,10 +158,9 @@ def _stable(explainer: Explainer, batch: Batch, values: Mapping[str, np.ndarray]
     noisy = torch.stack([_noisy(batch, explainer, copy, probes.radius) for copy in range(probes.copies)], dim=1)
     flat = noisy.flatten(0, 1)
     with torch.inference_mode():
-        clean = batch.model.logits(batch.pixels).double().cpu().numpy()
         moved = batch.model.logits(flat).double().cpu().numpy().reshape(len(batch.ids), probes.copies, -1)
-    decision = explainer.audit.decision
-    noise = noise_of(batch.pixels.cpu().numpy(), noisy.cpu().numpy(), clean, moved, decision=decision)
+    pixels, copies = batch.pixels.cpu().numpy(), noisy.cpu().numpy()
+    noise = noise_of(pixels, copies, explainer.logits(batch), moved, decision=explainer.audit.decision)
     rows: Rows = {}
     for method in explainer.everything:
         again = [
@@ -217,8 +215,7 @@ def _told_apart(explainer: Explainer, batch: Batch, maps: Mapping[str, Maps]) ->
     """
     if len(explainer.audit.classes) == 2:
         return {}
-    with torch.inference_mode():
-        last = batch.model.logits(batch.pixels).argmin(dim=1)
+    last = torch.from_numpy(explainer.logits(batch).argmin(axis=1)).to(batch.pixels.device)
     other = replace(explainer.asked(batch), targets=last)
     return {
         f"random_logit|{method.name}": likeness(

@@ -121,8 +121,8 @@ def integrated_gradients(
 
 
 def completeness_gap(maps: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """How far the sums of maps (B, H, W) miss the differences (B,), as ``Attribution.gap`` states it."""
-    missed = np.abs(maps.sum(axis=(1, 2), dtype=np.float64) - difference)
+    """How far the sums of maps (B, ...) miss the differences (B,), as ``Attribution.gap`` states it."""
+    missed = np.abs(maps.reshape(len(maps), -1).sum(axis=1, dtype=np.float64) - difference)
     gap: np.ndarray = missed / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
     return gap
 

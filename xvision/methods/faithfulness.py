@@ -173,58 +173,8 @@ def srg(found: Curves) -> np.ndarray:
     return np.asarray(insertion_auc(found) - deletion_auc(found))
 
 
-def comprehensiveness(found: Curves, share: float) -> np.ndarray:
-    """Fall of the score when the most important share of the units is removed: higher is better (DeYoung et al. 2020).
-
-    Linear between the two nearest steps.
-    """
-    return np.asarray(found.most_first[:, 0] - _at(found.most_first, found.fractions, share))
-
-
-def sufficiency(found: Curves, share: float) -> np.ndarray:
-    """Fall of the score when only the most important share is left: lower is better, 0 is enough (DeYoung et al. 2020)."""
-    return np.asarray(found.least_first[:, 0] - _at(found.least_first, found.fractions, 1.0 - share))
-
-
-def _at(scores: np.ndarray, fractions: np.ndarray, share: float) -> np.ndarray:
-    if not 0.0 < share < 1.0:
-        raise ConfigError(f"found share = {share}: it must be above 0 and below 1")
-    upper = int(np.searchsorted(fractions, share))
-    lower = upper - 1
-    part = (share - fractions[lower]) / (fractions[upper] - fractions[lower])
-    return np.asarray((1.0 - part) * scores[:, lower] + part * scores[:, upper])
-
-
 def _area(scores: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     return np.asarray(np.trapezoid(scores, fractions, axis=1), dtype=np.float64)
-
-
-def random_subsets(seeds: Sequence[int], units: int, *, sizes: Sequence[int], samples: int) -> np.ndarray:
-    """Bank of subsets to score with, (B, S, P) bool: ``samples`` of each size, without repetition within a subset.
-
-    One seed per image, so that an image's subsets do not depend on its batch. Use other seeds than for the masks a
-    method is fitted on, or the score is circular. Raises ConfigError for a size that is no true subset.
-    """
-    wrong = [size for size in sizes if not 0 < size < units]
-    if wrong or not sizes or samples < 1:
-        raise ConfigError(
-            f"found subsets of sizes {tuple(sizes)}, {samples} of each, of {units} units: sizes lie between 1 and"
-            f" {units - 1}, and at least one of each is drawn"
-        )
-    wanted = np.repeat(np.asarray(sizes), samples)
-    draws = [np.random.default_rng(seed).random((len(wanted), units)) for seed in seeds]
-    ranks = np.argsort(np.argsort(np.reshape(draws, (len(seeds), len(wanted), units)), axis=2), axis=2)
-    return np.asarray(ranks < wanted[None, :, None])
-
-
-def drops_of(evaluate: Evaluate, removed: np.ndarray) -> np.ndarray:
-    """f(x) minus f(x without S) for each subset of ``removed`` (B, S, P), (B, S), in one call of ``evaluate``."""
-    images, subsets, units = removed.shape
-    rows = np.repeat(np.arange(images), subsets + 1)
-    none = np.zeros((images, 1, units), dtype=bool)
-    scores = evaluate(rows, np.concatenate([none, removed], axis=1).reshape(-1, units)).reshape(images, subsets + 1)
-    found = _finite(scores)
-    return np.asarray(found[:, :1] - found[:, 1:])
 
 
 def faithfulness_correlation(values: np.ndarray, removed: np.ndarray, drops: np.ndarray) -> np.ndarray:
@@ -234,19 +184,7 @@ def faithfulness_correlation(values: np.ndarray, removed: np.ndarray, drops: np.
     from additive. NaN for a constant map, for drops that are all equal and for fewer than three subsets.
     """
     sums = _importance_removed(values, removed, drops)
-    everywhere = np.ones(drops.shape, dtype=bool)
-    return np.where(_undefined(values), np.nan, _correlation(sums, _finite(drops), everywhere))
-
-
-def sensitivity_n(values: np.ndarray, removed: np.ndarray, drops: np.ndarray, *, size: int) -> np.ndarray:
-    """``faithfulness_correlation`` over the subsets of exactly ``size`` units (Ancona et al. 2018), (B,).
-
-    Their sensitivity-n asks for a correlation of 1 at every size, so show several. NaN with fewer than three such
-    subsets.
-    """
-    sums = _importance_removed(values, removed, drops)
-    chosen = np.asarray(removed).sum(axis=2) == size
-    return np.where(_undefined(values), np.nan, _correlation(sums, _finite(drops), chosen))
+    return np.where(_undefined(values), np.nan, _correlation(sums, _finite(drops)))
 
 
 def infidelity(values: np.ndarray, removed: np.ndarray, drops: np.ndarray, *, normalised: bool = True) -> np.ndarray:
@@ -271,19 +209,6 @@ def infidelity(values: np.ndarray, removed: np.ndarray, drops: np.ndarray, *, no
     return np.asarray(((sums - wanted) ** 2).mean(axis=1))
 
 
-def completeness_error(values: np.ndarray, difference: np.ndarray, *, smallest: float = 1e-6) -> np.ndarray:
-    """|sum of the map - difference| / |difference|, (B,), for methods that promise to sum to it (Sundararajan 2017).
-
-    difference: (B,) score at the image minus score at the baseline. NaN where it is below ``smallest``: a share of
-    nearly nothing says nothing.
-    """
-    missed = np.abs(values.reshape(len(values), -1).sum(axis=1, dtype=np.float64) - difference)
-    size = np.abs(np.asarray(difference, dtype=np.float64))
-    error = np.full(len(values), np.nan)
-    np.divide(missed, size, out=error, where=size >= smallest)
-    return error
-
-
 def _importance_removed(values: np.ndarray, removed: np.ndarray, drops: np.ndarray) -> np.ndarray:
     """(B, S) sums of the importance of what each subset removes."""
     if removed.ndim != 3 or values.shape != removed.shape[::2] or drops.shape != removed.shape[:2]:
@@ -295,26 +220,18 @@ def _importance_removed(values: np.ndarray, removed: np.ndarray, drops: np.ndarr
     return np.asarray(wide[:, :, 0])
 
 
-def _correlation(first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Pearson correlation (B,) over the chosen columns of each row (B, S); NaN where one side does not vary."""
-    count = chosen.sum(axis=1)
-    one, other = (_centred(each, chosen, count) for each in (first, second))
-    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    usable = (count >= _FEWEST_SUBSETS) & _varies(one, first, chosen) & _varies(other, second, chosen)
+def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson correlation (B,) of rows (B, S); NaN where one side does not vary, or with too few columns."""
     found = np.full(len(first), np.nan)
-    np.divide((one * other).sum(axis=1), scale, out=found, where=usable & (scale > 0))
+    if first.shape[1] < _FEWEST_SUBSETS:
+        return found
+    one, other = (each - each.mean(axis=1, keepdims=True) for each in (first, second))
+    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    usable = _varies(one, first) & _varies(other, second) & (scale > 0)
+    np.divide((one * other).sum(axis=1), scale, out=found, where=usable)
     return np.asarray(np.clip(found, -1.0, 1.0))
 
 
-def _centred(values: np.ndarray, chosen: np.ndarray, count: np.ndarray) -> np.ndarray:
-    kept = np.where(chosen, values, 0.0)
-    mean = kept.sum(axis=1) / np.maximum(count, 1)
-    return np.where(chosen, kept - mean[:, None], 0.0)
-
-
-def _varies(centred: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _varies(centred: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(B,) whether the spread is more than rounding."""
-    if not values.shape[1]:
-        return np.zeros(len(values), dtype=bool)
-    largest = np.where(chosen, np.abs(values), 0.0).max(axis=1)
-    return np.asarray(np.abs(centred).max(axis=1) > _ROUNDING * largest)
+    return np.asarray(np.abs(centred).max(axis=1) > _ROUNDING * np.abs(values).max(axis=1))

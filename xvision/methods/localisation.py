@@ -109,16 +109,6 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return _ratio(hits, peaks.sum(axis=(1, 2)), defined=_any(masks))
 
 
-def otsu_thresholds(maps: np.ndarray) -> np.ndarray:
-    """(B,) threshold that divides a map's values into the two groups that differ most (Otsu 1979), 256 bins.
-
-    Pixels above it are the upper group. The value of a constant map is its threshold: no pixel is above it.
-    """
-    _require_finite(maps)
-    values = np.sort(np.asarray(maps, dtype=np.float32).reshape(len(maps), -1), axis=1)
-    return np.array([_otsu(row) for row in values], dtype=np.float64)
-
-
 def regions(height: int, width: int, *, corner: float, border: float) -> Mapping[str, np.ndarray]:
     """Where no anatomy should decide but markers and borders are: masks (H, W) of the frame and the four corners.
 

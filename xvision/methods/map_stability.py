@@ -137,17 +137,6 @@ def relative_output_stability(maps: Changes, noise: Noise) -> np.ndarray:
     return _largest(maps.relative / np.maximum(noise.logits, _SMALLEST), noise.kept)
 
 
-def local_lipschitz(maps: Changes, noise: Noise) -> np.ndarray:
-    """Largest |a(x') - a(x)| / |x' - x| (Alvarez-Melis and Jaakkola 2018), in the map's unit: for one method only.
-
-    A copy equal to its image counts as none.
-    """
-    moved = noise.pixels.absolute > 0
-    found = np.full(moved.shape, np.nan)
-    np.divide(maps.absolute, noise.pixels.absolute, out=found, where=moved & (maps.size[:, None] > 0))
-    return _largest(found, noise.kept & moved)
-
-
 def _shares(absolute: np.ndarray, size: np.ndarray) -> np.ndarray:
     found = np.full(absolute.shape, np.nan)
     np.divide(absolute, size[:, None], out=found, where=size[:, None] > 0)

@@ -11,12 +11,9 @@ from math import comb
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from xvision.errors import ConfigError, DataError
 from xvision.methods.randomness import case_seed
-from xvision.methods.removal import Operator, pixel_evaluator
-from xvision.methods.target import Score
 from xvision.methods.units import Evaluate, Units
 
 _MOST_CELLS = 2**24
@@ -60,32 +57,11 @@ def windows(height: int, width: int, *, window: int, stride: int) -> Windows:
     return Windows(Units(labels.astype(np.int64), members.shape[1]), members)
 
 
-def occlusion(
-    score: Score,
-    pixels: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    window: int,
-    stride: int,
-    baseline: Operator,
-    seeds: Sequence[int],
-    batch: int = 64,
-    references: torch.Tensor | None = None,
-) -> np.ndarray:
-    """What covering each place with a sliding window costs, (B, H, W) float64 (Zeiler and Fergus 2014).
-
-    A pixel's value is the mean of score − covered score over the windows it lies in. Arguments and errors as those of
-    ``windows`` and ``xvision.methods.removal.pixel_evaluator``. Cost: one forward pass per window, and one.
-    """
-    sliding = windows(pixels.shape[2], pixels.shape[3], window=window, stride=stride)
-    evaluate = pixel_evaluator(
-        score, pixels, targets, sliding.units, baseline, seeds=seeds, batch=batch, references=references
-    )
-    return sliding.units.painted(window_ablation(evaluate, len(pixels), sliding))
-
-
 def window_ablation(evaluate: Evaluate, images: int, sliding: Windows) -> np.ndarray:
-    """Mean over the windows that hold a cell of score − score without the window, (B, P) over the cells."""
+    """What covering each place with a sliding window costs, (B, P) over the cells (Zeiler and Fergus 2014).
+
+    The mean of score − covered score over the windows that hold a cell. Cost: one forward pass per window, and one.
+    """
     count, cells = sliding.members.shape
     rows = np.arange(images)
     whole = evaluate(rows, np.zeros((images, cells), dtype=bool))
@@ -111,6 +87,12 @@ class Bank(NamedTuple):
     whole: np.ndarray
     empty: np.ndarray
     weights: np.ndarray | None = None
+
+    @property
+    def drops(self) -> np.ndarray:
+        """(B, S) how much the score falls by each mask."""
+        fall: np.ndarray = self.whole[:, None] - self.scores
+        return fall
 
 
 def bernoulli_bank(

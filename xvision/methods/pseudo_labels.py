@@ -128,8 +128,9 @@ def _none(first: Estimate | None, cases: int, people: int, precision: float, err
 def _tried(scores: np.ndarray, patients: np.ndarray, precision: float, error_rate: float) -> list[float]:
     """Floors from strict to loose for descending scores (n,): chosen by patients and confidences, never by the answers."""
     worth = _worth(patients)
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf))  # a floor takes all cases that are tied at it
     for errors in (1, 0):
-        enough = np.flatnonzero(worth >= fewest_cases(precision, error_rate, errors))
+        enough = ends[worth[ends] >= fewest_cases(precision, error_rate, errors)]
         if len(enough):
             places = np.unique(np.rint(np.linspace(enough[0], len(scores) - 1, STEPS)).astype(int))
             return sorted({float(scores[place]) for place in places}, reverse=True)

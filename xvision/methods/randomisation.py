@@ -82,14 +82,6 @@ def _histogram_entropy(values: np.ndarray, bins: int) -> float:
     return np.nan if _constant(values) else float(entropy(np.histogram(values, bins=bins)[0]))
 
 
-def step_similarities(maps: np.ndarray, step_maps: np.ndarray) -> np.ndarray:
-    """Rank correlation (B, S) of each map (B, H, W) with those of a model randomised part by part (B, S, H, W)."""
-    if step_maps.ndim != 4 or step_maps.shape[:1] + step_maps.shape[2:] != maps.shape:
-        raise DataError(f"found maps of steps of shape {step_maps.shape} for maps of {maps.shape}: (B, S, H, W) is due")
-    columns = [randomised_similarity(maps, step_maps[:, step]) for step in range(step_maps.shape[1])]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(maps), 0))
-
-
 def bottom_up(similarities: np.ndarray) -> np.ndarray:
     """Mean similarity (B,) over the steps of a cascade that re-initialises the model from its first part upwards.
 
@@ -105,15 +97,6 @@ def bottom_up(similarities: np.ndarray) -> np.ndarray:
     mean = np.full(len(similarities), np.nan)
     np.divide(total, defined.sum(axis=1), out=mean, where=defined.any(axis=1))
     return mean
-
-
-def random_logit(maps: np.ndarray, other_maps: np.ndarray) -> np.ndarray:
-    """Rank correlation (B,) of the map of the target with the map of another class (Sixt et al. 2020): lower is better.
-
-    Near 1: the map does not tell the classes apart. With two classes the log-odds of one are those of the other with
-    the sign turned, so signed maps score -1 and magnitudes 1 whatever the method: there it says nothing.
-    """
-    return randomised_similarity(maps, other_maps)
 
 
 def _constant(values: np.ndarray) -> bool:

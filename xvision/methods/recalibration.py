@@ -14,6 +14,8 @@ from xvision.methods.scores import missing_class
 
 _FLOOR = 1e-12
 """Probabilities are kept this far from 0 and 1 before a logit."""
+_FURTHEST = 5.0
+"""Most that one step moves a log-odds: a longer one may end where every probability is 0 or 1 and no slope is left."""
 
 
 class Recalibration(NamedTuple):
@@ -73,6 +75,7 @@ def _logistic(
         gradient = design.T @ (happened - fitted)
         information = design.T @ (design * (fitted * (1 - fitted))[:, None])
         step = np.linalg.solve(information, gradient)
+        step *= _FURTHEST / max(_FURTHEST, np.abs(design @ step).max())
         while loss(coefficients + step) > loss(coefficients) and np.abs(step).max() > 1e-12:
             step /= 2
         coefficients = coefficients + step

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from xvision.errors import ConfigError, DataError, ModelError
-from xvision.methods.attribution import SMALLEST_DIFFERENCE
+from xvision.methods.attribution import completeness_gap
 from xvision.methods.target import checked, gradients_for_pixels, log_odds
 from xvision.methods.units import Evaluate
 
@@ -94,8 +94,7 @@ def embedded_integrated_gradients(
     _require_finite(values)
     parts = list(_parts(len(end), batch))
     difference = np.concatenate([_change(from_embedded, start[part], end[part], explained[part]) for part in parts])
-    gap = np.abs(values.sum(axis=1) - difference) / np.maximum(np.abs(difference), SMALLEST_DIFFERENCE)
-    return TokenAttribution(values, gap, difference)
+    return TokenAttribution(values, completeness_gap(values, difference), difference)
 
 
 def baseline_tokens(tokens: torch.Tensor, blank: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
