@@ -41,13 +41,15 @@ def bert(
     return _of_tokens(body, image_size, patch, {"attention": "bidirectional", "readout": "mean", "stem": stem})
 
 
-def gpt(image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16) -> HuggingFaceClassifier:
+def gpt(
+    image_size: int, *, layers: int = 4, width: int = 128, patch: int = 16, stem: str = "linear"
+) -> HuggingFaceClassifier:
     """The same with a GPT-2 body, in which a token depends on earlier ones alone, read at a token put last."""
     body = GPT2Config(
         n_embd=width, n_layer=layers, n_head=4, n_positions=260, vocab_size=8, bos_token_id=0, eos_token_id=0,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
-    return _of_tokens(body, image_size, patch, {"attention": "causal", "readout": "last", "stem": "linear"})
+    return _of_tokens(body, image_size, patch, {"attention": "causal", "readout": "last", "stem": stem})
 
 
 def _of_tokens(body: PreTrainedConfig, size: int, patch: int, shape: dict[str, str]) -> HuggingFaceClassifier:
