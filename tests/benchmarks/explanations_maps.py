@@ -39,7 +39,7 @@ def rollout_rows(pairs: int) -> Iterator[Row]:
         what = "heads already joined" if heads == 1 else f"joining {heads} heads included"
         yield from compared(
             f"Rollout row form, {what}", paired(own, peer, 4 * pairs), 5 if heads == 1 else 0, relative(own(), peer()),
-            1e-6, "no pass on either side", f"4 images, {TOKENS} tokens × {LAYERS} layers, this row in float64, the peer's matrices in float32, {what}",
+            1e-6, "no pass on either side", f"4 images, {TOKENS} tokens × {LAYERS} layers, {what}; the peer's matrices in float32",
         )  # fmt: skip
 
 
