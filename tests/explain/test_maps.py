@@ -179,4 +179,5 @@ def test_what_says_nothing_is_left_uncoloured() -> None:
     high = replace(explainer, methods=(replace(explainer.methods[0], neutral=100.0),))
     for case in high.cases():
         np.testing.assert_array_equal(case.pictures["saliency"], case.pictures["image"])
+        assert not case.maps["saliency"].any()
     assert any((case.pictures["saliency"] != case.pictures["image"]).any() for case in explainer.cases())

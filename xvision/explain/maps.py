@@ -151,10 +151,12 @@ class Explainer:
     ) -> Case:
         original = images.photograph(pixels)
         pictures = {"image": original if mask is None else images.outline(original, mask)}
-        drawn = {label: values for label, values in maps.items() if np.isfinite(values).all()}
-        by = {method.label: method for method in self.methods}
-        pictures |= {label: _painted(by[label], pixels, values) for label, values in drawn.items()}
-        numbers = drawn | {"pixels": pixels.mean(axis=0)} | ({} if mask is None else {"mask": mask})
+        numbers = {"pixels": pixels.mean(axis=0)} | ({} if mask is None else {"mask": mask})
+        for method in self.methods:
+            values = maps[method.label]
+            if np.isfinite(values).all():
+                numbers[method.label] = _telling(method, values)
+                pictures[method.label] = images.overlay(pixels, numbers[method.label], signed=method.signed)
         shown = {label: images.enlarged(picture) for label, picture in pictures.items()}
         return Case(name, self.audit.facts(position), shown, numbers)
 
@@ -222,10 +224,10 @@ def where_defined(values: np.ndarray, score: Callable[[np.ndarray], np.ndarray])
     return found
 
 
-def _painted(method: Method, pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The map over its image; what a map without sign gives below its neutral value is as neutral as that."""
+def _telling(method: Method, values: np.ndarray) -> np.ndarray:
+    """What a map says beyond its neutral value; of a map without sign, what lies below says nothing either."""
     beyond = values - method.neutral
-    return images.overlay(pixels, beyond if method.signed else np.maximum(beyond, 0.0), signed=method.signed)
+    return beyond if method.signed else np.maximum(beyond, 0.0)
 
 
 def likeness(units: Units, before: np.ndarray, after: np.ndarray) -> np.ndarray:
