@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from scipy.special import softmax
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Logits = TypeVar("Logits", np.ndarray, "torch.Tensor")
+
+Direction = Literal["any", "missed disease", "false alarm"]
 
 TIE = 1e-6
 """Log-odds this close below the threshold's count as at the threshold: a probability given as 0.70 must pass 0.7."""
@@ -30,11 +32,18 @@ class Decision:
     positive: index of the positive class of a binary model; the case is positive when its softmax probability is at
     least ``threshold``. Both None: the most probable class. declared: stated by who deploys the model, not assumed
     here.
+
+    What counts as broken by an attack: directions, "missed disease" (ill, decided healthy), "false alarm" (healthy,
+    decided ill) or "any" wrong decision; off_by, for classes in order (a grade), how many grades off. no_disease: the
+    class without disease where there are more than two.
     """
 
     positive: int | None = None
     threshold: float | None = None
     declared: bool = False
+    directions: tuple[Direction, ...] = ("any",)
+    off_by: int = 1
+    no_disease: int | None = None
 
     def __post_init__(self) -> None:
         if (self.positive is None) != (self.threshold is None):
@@ -47,6 +56,20 @@ class Decision:
             raise ConfigError(
                 f"decision threshold {self.threshold} is not strictly between 0 and 1; 0.5 is the most probable class"
             )
+        if not self.directions or self.off_by < 1:
+            raise ConfigError(
+                f"found the directions {list(self.directions)} and off_by = {self.off_by}: name at least one direction"
+                " and a distance of at least 1"
+            )
+        if self.off_by > 1 and (self.positive is not None or self.directions != ("any",)):
+            raise ConfigError(
+                "off_by counts grades in any direction, so it needs more than two classes and no directions"
+            )
+
+    @property
+    def healthy(self) -> int | None:
+        """The class without disease: the other one of a binary model, else the one declared."""
+        return self.no_disease if self.positive is None else 1 - self.positive
 
 
 def shifted_logits(logits: Logits, decision: Decision) -> Logits:

@@ -1,0 +1,1 @@
+"""Attacks on a deployed decision, and the evidence that they were working."""

@@ -1,0 +1,172 @@
+"""Images under attack, and what an attack on them found. Shapes: B cases, C H W image, K logits, E budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from xvision.attacks.balls import Norm
+from xvision.attacks.goals import Goal, LossName
+from xvision.errors import DataError
+from xvision.methods.randomness import case_generator, case_seed, require_keys
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""(n, C, H, W) pixels in [0, 1] to (n, K) logits; each row's logits must not depend on the other rows."""
+Confirm = Callable[[torch.Tensor, Goal], torch.Tensor]
+"""(n, C, H, W) images and their goal to (n,) bool: is the decision really broken there?"""
+
+TOLERANCE = 1e-6
+"""Sizes are compared with budgets up to this relative difference, which is float32's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Images and what must be reached on each.
+
+    forward: the model, searched along its gradients. pixels: (B, C, H, W) float32 in [0, 1]. keys: case ids; with ``seed``
+    they fix what is drawn for a case, whatever the batch. low, high: (B, C, H, W), between which each pixel may move; [0, 1]
+    for most attacks, the pixel itself where it must stay. confirm: what a hit must pass besides ``forward``; None where
+    ``forward`` is the deployed pipeline in float32 itself.
+    """
+
+    forward: Forward
+    pixels: torch.Tensor
+    goal: Goal
+    keys: tuple[str, ...]
+    seed: int
+    low: torch.Tensor
+    high: torch.Tensor
+    confirm: Confirm | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows(self, index: torch.Tensor) -> Cases:
+        keys = tuple(self.keys[row] for row in index.tolist())
+        return replace(
+            self,
+            pixels=self.pixels[index],
+            goal=self.goal.rows(index),
+            keys=keys,
+            low=self.low[index],
+            high=self.high[index],
+        )
+
+    def broken(self, images: torch.Tensor) -> torch.Tensor:
+        """(B,) bool, whether the decision is broken at images (B, C, H, W), confirmed; without gradients."""
+        with torch.no_grad():
+            hit = self.goal.broken(self.forward(images))
+        return self.confirmed(images, hit)
+
+    def confirmed(self, images: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
+        """(B,) which of the hits (B,) hold where they must be confirmed."""
+        if self.confirm is None or not bool(hit.any()):
+            return hit
+        rows = torch.nonzero(hit).squeeze(1)
+        held = hit.clone()
+        with torch.no_grad():
+            held[rows] = self.confirm(images[rows], self.goal.rows(rows))
+        return held
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """One generator per case, the same whatever the batch, order or device."""
+        return [case_generator(case_seed(self.seed, purpose, key)) for key in self.keys]
+
+
+def cases_of(forward: Forward, pixels: torch.Tensor, goal: Goal, *, keys: Sequence[str], seed: int) -> Cases:
+    """Cases free to move within [0, 1]. Raises DataError for images that are no batch, outside [0, 1] or not finite."""
+    if pixels.ndim != 4 or len(pixels) == 0:
+        raise DataError(f"found pixels of shape {tuple(pixels.shape)}: (B, C, H, W) with at least one image is needed")
+    require_keys(keys, len(pixels))
+    lowest, highest = pixels.min().item(), pixels.max().item()
+    if not (lowest >= 0.0 and highest <= 1.0):
+        raise DataError(f"found pixels from {lowest:.4g} to {highest:.4g}: they must be finite and in [0, 1]")
+    images = pixels.detach().float().clone()
+    return Cases(forward, images, goal, tuple(keys), seed, torch.zeros_like(images), torch.ones_like(images))
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """How far an attack may go, and what earlier attacks have reached.
+
+    radii: ascending sizes of the change, in the norm's own unit (``balls.unit``). reached: (B,) the smallest size known to
+    break each case, infinity where none. bisect: try the middle of what is open first, for attacks that are the first of
+    their kind; else only what is just below what is known, since a strong attack that fails there fails below.
+    """
+
+    norm: Norm
+    radii: tuple[float, ...]
+    reached: torch.Tensor
+    bisect: bool = False
+
+    def rows(self, index: torch.Tensor) -> Budget:
+        return replace(self, reached=self.reached[index])
+
+    def columns(self, sizes: torch.Tensor) -> torch.Tensor:
+        """(B,) the first budget that holds each size; len(radii) where none does."""
+        radii = torch.tensor(self.radii, dtype=torch.float64)
+        return torch.searchsorted(radii * (1 + TOLERANCE), sizes.detach().double().cpu())
+
+
+class Found(NamedTuple):
+    """images: (B, C, H, W), the smallest change that broke each case, the clean image where none. size: (B,) float64 on
+    the CPU, its size in the norm's unit, infinity where none. looks: (B,) images shown to the model for the case.
+    nonfinite, flat: (B,) bool, a logit or gradient was not finite; the first gradient was exactly zero.
+    """
+
+    images: torch.Tensor
+    size: torch.Tensor
+    looks: torch.Tensor
+    nonfinite: torch.Tensor
+    flat: torch.Tensor
+
+
+def nothing(cases: Cases) -> Found:
+    """What an attack has found before it starts."""
+    count, device = len(cases), cases.pixels.device
+    no = torch.zeros(count, dtype=torch.bool, device=device)
+    return Found(
+        cases.pixels.clone(),
+        torch.full((count,), torch.inf, dtype=torch.float64),
+        torch.zeros(count, dtype=torch.int64),
+        no,
+        no.clone(),
+    )
+
+
+class Seen(NamedTuple):
+    """What a look at (n, C, H, W) points showed: logits (n, K), loss (n,), its gradient (n, C, H, W), None if not asked."""
+
+    logits: torch.Tensor
+    loss: torch.Tensor
+    gradient: torch.Tensor | None
+
+
+def look(cases: Cases, points: torch.Tensor, loss: LossName | None) -> Seen:
+    """The model at ``points`` and the slope of the loss for the pixels alone: the model's own ``.grad`` stays as it is.
+
+    loss None: no gradient, and the loss is the margin. A model that cuts the pixels off gives a gradient of zero, which is
+    itself a sign that gradient attacks see nothing.
+    """
+    if loss is None:
+        with torch.no_grad():
+            logits = cases.forward(points)
+            return Seen(logits, cases.goal.margin(logits), None)
+    with torch.inference_mode(False), torch.enable_grad():
+        at = points.detach().clone().requires_grad_()
+        logits = cases.forward(at)
+        values = cases.goal.loss(loss, logits)
+        gradient = None
+        if values.requires_grad:
+            kept = torch.where(torch.isfinite(values), values, torch.zeros_like(values))
+            (gradient,) = torch.autograd.grad(kept.sum(), at, allow_unused=True)
+    return Seen(logits.detach(), values.detach(), torch.zeros_like(at).detach() if gradient is None else gradient)
+
+
+def nonfinite(seen: Seen) -> torch.Tensor:
+    """(n,) bool: a logit or a gradient was NaN or infinite."""
+    odd = ~torch.isfinite(seen.logits).all(dim=1)
+    return odd if seen.gradient is None else odd | ~torch.isfinite(seen.gradient).flatten(1).all(dim=1)
