@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
-from xvision.attacks.balls import Norm
+from xvision.attacks.balls import Norm, unit
 from xvision.attacks.goals import Goal, LossName
-from xvision.errors import DataError
+from xvision.errors import ConfigError, DataError
 from xvision.methods.randomness import case_generator, case_seed, require_keys
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -19,7 +20,7 @@ Confirm = Callable[[torch.Tensor, Goal], torch.Tensor]
 """(n, C, H, W) images and their goal to (n,) bool: is the decision really broken there?"""
 
 TOLERANCE = 1e-6
-"""Sizes are compared with budgets up to this relative difference, which is float32's own."""
+"""Sizes are compared with budgets up to this difference in epsilon, which is about float32's own for pixels in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +94,15 @@ class Budget:
     """How far an attack may go, and what earlier attacks have reached.
 
     radii: ascending sizes of the change, in the norm's own unit (``balls.unit``). reached: (B,) the smallest size known to
-    break each case, infinity where none. bisect: try the middle of what is open first, for attacks that are the first of
-    their kind; else only what is just below what is known, since a strong attack that fails there fails below.
+    break each case, infinity where none. slack: how much larger than its budget, in the same unit, a size may be measured.
+    bisect: try the middle of what is open first, for attacks that are the first of their kind; else only what is just below
+    what is known, since a strong attack that fails there fails below.
     """
 
     norm: Norm
     radii: tuple[float, ...]
     reached: torch.Tensor
+    slack: float = TOLERANCE
     bisect: bool = False
 
     def rows(self, index: torch.Tensor) -> Budget:
@@ -107,8 +110,20 @@ class Budget:
 
     def columns(self, sizes: torch.Tensor) -> torch.Tensor:
         """(B,) the first budget that holds each size; len(radii) where none does."""
-        radii = torch.tensor(self.radii, dtype=torch.float64)
-        return torch.searchsorted(radii * (1 + TOLERANCE), sizes.detach().double().cpu())
+        radii = torch.tensor(self.radii, dtype=torch.float64) + self.slack
+        return torch.searchsorted(radii, sizes.detach().double().cpu())
+
+
+def budget_of(norm: Norm, epsilons: Sequence[float], images: torch.Tensor) -> Budget:
+    """The budget of ascending epsilons in (0, 1] for images (B, C, H, W) of which nothing is known yet."""
+    ladder = tuple(float(epsilon) for epsilon in epsilons)
+    rising = all(low < high for low, high in itertools.pairwise(ladder))
+    if not ladder or not rising or not 0.0 < ladder[0] <= ladder[-1] <= 1.0:
+        raise ConfigError(f"found the epsilons {list(ladder)}: give at least one, rising, above 0 and at most 1")
+    scale = unit(norm, images.shape[1:])
+    radii = tuple(epsilon * scale for epsilon in ladder)
+    reached = torch.full((len(images),), torch.inf, dtype=torch.float64)
+    return Budget(norm, radii, reached, slack=0.0 if norm == "l0" else TOLERANCE * scale)
 
 
 class Found(NamedTuple):
