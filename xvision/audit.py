@@ -49,6 +49,8 @@ class Audit:
     pictures: bool = True
     task: str = "audit"
     """The analysis at work: names progress and parts."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The options of every analysis of this run, for the one that follows another's."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What several analyses of one run use, kept by whoever makes it; results never depend on its being there."""
 
@@ -161,8 +163,12 @@ class Audit:
         positions: np.ndarray | None = None,
         options: Mapping[str, Any] | None = None,
         task: str | None = None,
+        part: int | None = None,
     ) -> Rows:
-        """``measure`` over cases (all of them unless ``positions`` are given), in parts, resumable, on any engine."""
+        """``measure`` over cases (all of them unless ``positions`` are given), in parts, resumable, on any engine.
+
+        part: images of one part, for a measure that fills its own batches of the engine's size.
+        """
         places = np.arange(len(self.ids)) if positions is None else np.asarray(positions)
         work = Work(
             name=task or self.task,
@@ -176,6 +182,7 @@ class Audit:
             else dict(options or {}),
             seed=self.seed,
             fingerprints=self.fingerprints,
+            part=part,
         )
         return self.engine.map(work)
 
@@ -287,7 +294,23 @@ def deployed_decision(model: Classifier, plan: DecisionPlan) -> Decision:
     if len(model.classes) > 2:
         if plan.threshold is not None:
             raise ConfigError(f"decision.threshold is for two classes; this model has {len(model.classes)}. Remove it.")
-        return Decision(None, None, True)
+        return Decision(None, None, True, plan.directions, plan.off_by, _no_disease(model, plan))
     positive = 1 if plan.positive is None else model.classes.index(plan.positive)
     declared = plan.positive is not None and plan.threshold is not None
-    return Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared)
+    return Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared, plan.directions, plan.off_by)
+
+
+def _no_disease(model: Classifier, plan: DecisionPlan) -> int | None:
+    if plan.no_disease is None:
+        if "any" not in plan.directions:
+            raise ConfigError(
+                f"decision.directions {list(plan.directions)} need the class without disease among {len(model.classes)}:"
+                f" give decision.no_disease, one of {', '.join(model.classes)}."
+            )
+        return None
+    if plan.no_disease not in model.classes:
+        raise ConfigError(
+            f"decision.no_disease is {plan.no_disease!r}, not a class of the model."
+            f" {nearest(plan.no_disease, model.classes)}"
+        )
+    return model.classes.index(plan.no_disease)

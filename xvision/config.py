@@ -58,6 +58,12 @@ class DecisionPlan:
 
     positive: str | None = None
     threshold: float | None = None
+    directions: tuple[Literal["any", "missed disease", "false alarm"], ...] = ("any",)
+    """Which wrong decisions an attack looks for."""
+    off_by: int = 1
+    """For classes in order, a grade for instance: how many grades off counts as broken by an attack."""
+    no_disease: str | None = None
+    """The class without disease, which directions need where there are more than two classes."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:

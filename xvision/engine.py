@@ -67,13 +67,15 @@ class Work:
     seed: int
     fingerprints: tuple[str, str]
     """Of the model and of the data; given, because hashing weights and images takes time."""
+    part: int | None = None
+    """Images of one part, for a measure that fills its own batches; the engine's own unless given."""
 
     @cached_property
     def key(self) -> str:
         """Equal keys mean equal results: data, model, options, seed, cases and the code that computes."""
         parts = {
             "name": self.name, "options": self.options, "seed": self.seed, "ids": self.ids, "code": code_version(),
-            "fingerprints": self.fingerprints, "device": self.model.device.type,
+            "fingerprints": self.fingerprints, "device": self.model.device.type, "part": self.part,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -91,7 +93,8 @@ class Engine:
 
     def map(self, work: Work) -> Rows:
         """The measure's rows for all cases, in their order."""
-        cuts = [slice(start, start + self.part) for start in range(0, len(work.ids), self.part)]
+        part = work.part or self.part
+        cuts = [slice(start, start + part) for start in range(0, len(work.ids), part)]
         stored = {place: rows for place in range(len(cuts)) if (rows := self._stored(work, place)) is not None}
         missing = [place for place in range(len(cuts)) if place not in stored]
         started, fresh = time.monotonic(), 0

@@ -22,6 +22,7 @@ from xvision.data.scores import without_images
 from xvision.engine import Engine, EngineKind, Progress, code_version
 from xvision.errors import DataError, RunError, XVisionError
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
+from xvision.methods.decision import Decision
 from xvision.models.evidence import EVIDENCE
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
@@ -251,6 +252,7 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
             "positive": positive,
             "threshold": decision.threshold,
             "declared": decision.declared,
+            **_counted(decision, classes),
         },
         split="test" if (audit.everything.table["split"] == "test").any() else "all",
         cases=len(audit.ids),
@@ -268,6 +270,13 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
         started=provenance.now(),
         criteria_sha256=criteria_sha256(criteria) if criteria else "",
     )
+
+
+def _counted(decision: Decision, classes: tuple[str, ...]) -> dict[str, object]:
+    """Which wrong decisions attacks look for, where the plan says so."""
+    said: dict[str, object] = {} if decision.directions == ("any",) else {"directions": list(decision.directions)}
+    said |= {} if decision.off_by == 1 else {"off_by": decision.off_by}
+    return said if decision.no_disease is None else {**said, "no_disease": classes[decision.no_disease]}
 
 
 def _composition(audit: Audit) -> list[Group]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from xvision.errors import ConfigError, DataError
 
@@ -84,6 +84,20 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> tuple[float,
     return low, high
 
 
+def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934): it covers at least as often as it says.
+
+    Counts may be fractions, as Korn and Graubard (1998) use them with an effective sample size. Raises DataError unless
+    0 <= successes <= trials and trials > 0.
+    """
+    if not (trials > 0 and 0 <= successes <= trials):
+        raise DataError(f"{successes} successes in {trials} trials is no proportion; give 0 <= successes <= trials")
+    tail, failures = (1 - level) / 2, trials - successes
+    low = 0.0 if successes == 0 else float(betaincinv(successes, failures + 1, tail))
+    high = 1.0 if failures == 0 else float(betaincinv(successes + 1, failures, 1 - tail))
+    return low, high
+
+
 class _Rate(NamedTuple):
     """A rate, the number of independent cases it is worth, and each patient's pull on it (P,)."""
 
@@ -113,10 +127,11 @@ def _rate(hits: np.ndarray, codes: np.ndarray, count: int, level: float) -> _Rat
     return _Rate(rate, float(effective), influence, cases > patients)
 
 
-def proportion(hits: np.ndarray, patients: np.ndarray, *, level: float = 0.95) -> Estimate:
+def proportion(hits: np.ndarray, patients: np.ndarray, *, level: float = 0.95, exact: bool = False) -> Estimate:
     """Share of cases that are hits, with a Wilson interval on the number of independent cases they are worth.
 
-    hits: (N,) booleans. patients: (N,). With one case per patient this is the plain Wilson interval. Otherwise the
+    hits: (N,) booleans. patients: (N,). exact: Clopper and Pearson's interval instead, which never covers less than its
+    level and is wider for that. With one case per patient this is the plain interval. Otherwise the
     sample size is divided by the design effect, the patient-clustered variance of the ratio estimate over the binomial
     one (Rao and Scott 1992), never below 1. Credit for more than one independent case per patient is cut by the degrees
     of freedom (Korn and Graubard 1998). Where no variance can be seen (all or none hit), the effective size is Kish's:
@@ -127,9 +142,10 @@ def proportion(hits: np.ndarray, patients: np.ndarray, *, level: float = 0.95) -
     if not count:
         return not_estimable("no cases")
     rate = _rate(outcomes, codes, count, level)
-    low, high = wilson(rate.value * rate.effective, rate.effective, level)
-    method = "Wilson, patient-clustered" if rate.clustered else "Wilson"
-    return Estimate(rate.value, low, high, count, method)
+    interval, name = (clopper_pearson, "Clopper-Pearson") if exact else (wilson, "Wilson")
+    low, high = interval(rate.value * rate.effective, rate.effective, level)
+    method = f"{name}, patient-clustered" if rate.clustered else name
+    return Estimate(rate.value, min(low, rate.value), max(high, rate.value), count, method)
 
 
 def mover(
