@@ -19,6 +19,7 @@ from xvision.methods.intervals import (
     Sample,
     benjamini_hochberg,
     bootstrap,
+    clopper_pearson,
     combination,
     difference,
     holm,
@@ -54,6 +55,36 @@ def clustered(rng: np.random.Generator, patients: int = 30) -> Sample:
 )
 def test_wilson_agrees_with_the_table_of_newcombe_1998(successes: int, trials: int, low: float, high: float) -> None:
     assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(100, 200, 0.4287, 0.5713), (500, 1000, 0.4685, 0.5315), (0, 200, 0.0, 0.0183), (200, 200, 0.9817, 1.0)],
+)
+def test_clopper_pearson_has_its_known_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert clopper_pearson(successes, trials) == pytest.approx((low, high), abs=5e-5)
+    assert clopper_pearson(successes, trials) == pytest.approx(
+        proportion_confint(successes, trials, method="beta"), abs=1e-12
+    )
+
+
+@quick
+@given(trials=st.integers(1, 60), rate=st.floats(0.01, 0.99), level=st.sampled_from([0.8, 0.95, 0.99]))
+def test_clopper_pearson_never_covers_less_than_it_says(trials: int, rate: float, level: float) -> None:
+    counts = np.arange(trials + 1)
+    covers = [low <= rate <= high for low, high in (clopper_pearson(int(count), trials, level) for count in counts)]
+    assert stats.binom.pmf(counts[covers], trials, rate).sum() >= level - 1e-9
+
+
+@quick
+@given(seed=st.integers(0, 10_000))
+def test_the_exact_interval_is_unchanged_by_copies_of_a_patient_and_wider_than_the_score_interval(seed: int) -> None:
+    drawn = clustered(np.random.default_rng(seed))
+    exact, score = (proportion(drawn.hits, drawn.patients, exact=each) for each in (True, False))
+    twice = proportion(np.tile(drawn.hits, 2), np.tile(drawn.patients, 2), exact=True)
+    assert (twice.low, twice.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    assert exact.method == "Clopper-Pearson, patient-clustered"
+    assert (exact.high or 0) - (exact.low or 0) > (score.high or 0) - (score.low or 0)
 
 
 @pytest.mark.parametrize(("trials", "rate", "coverage"), [(10, 0.9, 0.9298), (20, 0.95, 0.9245), (50, 0.9, 0.9703)])
