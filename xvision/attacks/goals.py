@@ -172,7 +172,7 @@ def class_goal(labels: torch.Tensor, classes: int, decision: Decision) -> ClassG
 def _directed(labels: torch.Tensor, columns: torch.Tensor, decision: Decision) -> torch.Tensor:
     if decision.healthy is None:
         raise ConfigError(
-            f"the directions {', '.join(decision.directions)} need a class without disease: name it as decision.healthy"
+            f"the directions {', '.join(decision.directions)} need a class without disease: name it as decision.no_disease"
         )
     ill, decided_ill = labels[:, None] != decision.healthy, columns[None, :] != decision.healthy
     missed = ill & ~decided_ill if "missed disease" in decision.directions else torch.zeros_like(ill & decided_ill)
