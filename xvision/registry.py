@@ -47,6 +47,8 @@ class Analysis:
     reference: str
     options: tuple[Option, ...]
     run: AnalysisFunction
+    follows: str = ""
+    """Another analysis whose options this one works under, too (``Audit.options``)."""
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options with their values; ConfigError for an unknown name or a value of the wrong type."""
@@ -68,8 +70,13 @@ class Analysis:
 _ANALYSES: dict[str, Analysis] = {}
 
 
-def analysis(title: str, *, pillar: str, need: Need, passes: str) -> Callable[[AnalysisFunction], AnalysisFunction]:
-    """Registers ``function(audit, *, option=default, …) -> Result`` under its own name."""
+def analysis(
+    title: str, *, pillar: str, need: Need, passes: str, follows: str = ""
+) -> Callable[[AnalysisFunction], AnalysisFunction]:
+    """Registers ``function(audit, *, option=default, …) -> Result`` under its own name.
+
+    follows: another analysis whose options it works under, too, and finds as ``options_of(audit, name)``.
+    """
 
     def register(function: AnalysisFunction) -> AnalysisFunction:
         name = function.__name__
@@ -82,7 +89,7 @@ def analysis(title: str, *, pillar: str, need: Need, passes: str) -> Callable[[A
             raise TypeError(f"two analyses are called {name!r}")
         question = documentation.splitlines()[0]
         _ANALYSES[name] = Analysis(
-            name, title, pillar, need, passes, question, documentation, _options(function), function
+            name, title, pillar, need, passes, question, documentation, _options(function), function, follows
         )
         return function
 
@@ -96,6 +103,11 @@ def analyses() -> Mapping[str, Analysis]:
         importlib.import_module(f"xvision.analyses.{module.name}")
     ordered = sorted(_ANALYSES.values(), key=lambda found: (PILLARS.index(found.pillar), found.name))
     return {found.name: found for found in ordered}
+
+
+def options_of(audit: Audit, name: str) -> Mapping[str, Any]:
+    """The options under which an analysis runs in this audit; its defaults where the audit does not say."""
+    return audit.options.get(name) or analyses()[name].bind({})
 
 
 def parse_setting(setting: str) -> tuple[str, str, Any]:

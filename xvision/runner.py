@@ -126,6 +126,7 @@ def _run(
         plan.data.groups,
         plan.data.acquisition,
         plan.case_images,
+        options={item.name: options for item, options in bind_all((), plan.analysis)},
     )
     checks = _checked(model, data, plan)
     info = _info(audit, plan, checks, criteria, command)
@@ -315,7 +316,7 @@ def _earlier(out: Path, name: str) -> Record | None:
 
 def _key(audit: Audit, item: Analysis, options: Mapping[str, Any]) -> str:
     parts = {
-        "analysis": item.name, "options": dict(options), "fingerprints": audit.fingerprints,
+        "analysis": item.name, "options": dict(options), "follows": audit.options.get(item.follows), "fingerprints": audit.fingerprints,
         "decision": codec.plain(audit.decision), "seed": audit.seed, "groups": audit.groups, "acquisition": audit.acquisition,
         "pictures": audit.pictures, "code": code_version(), "record": _record(audit),
     }  # fmt: skip
