@@ -32,10 +32,13 @@ def test_values_have_their_interval_or_their_reason() -> None:
     assert text.value(20.0, 18.0, 22.0, "dB") == "20.000 (18.000 to 22.000 dB)"
     assert text.value(None, None, None, reason="no positive cases") == "not estimable (no positive cases)"
     assert text.value(3, None, None, "count") == "3"
+    assert text.value(4 / 255, 2 / 255, 1.0, "epsilon") == "4/255 (2/255 to 255/255)"
 
 
 def test_conditions_and_labels() -> None:
     assert text.condition({"sex": "F", "epsilon": 2 / 255, "severity": 3}) == "sex F, epsilon 2/255, severity 3"
+    assert text.condition({"norm": "linf", "epsilon": 2 / 255}) == "norm L∞, epsilon 2/255"
+    assert text.condition({"norm": "l0", "epsilon": 0.002}) == "norm L0, epsilon 0.2 %"
     assert text.condition({}) == ""
     assert text.label("auroc_within") == "AUROC within"
     assert text.label("sensitivity_difference") == "Sensitivity difference"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _ACRONYMS = {
     "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "fpr": "FPR", "fnr": "FNR", "psnr": "PSNR",
     "linf": "L∞", "jpeg": "JPEG", "roc": "ROC", "pgd": "PGD", "fgsm": "FGSM", "llm": "LLM", "ig": "IG",
-    "iou": "IoU", "srg": "SRG", "aopc": "AOPC", "ssim": "SSIM", "shap": "SHAP", "lrp": "LRP",
+    "l2": "L2", "l1": "L1", "l0": "L0", "apgd": "APGD", "fab": "FAB", "iou": "IoU", "srg": "SRG", "aopc": "AOPC", "ssim": "SSIM", "shap": "SHAP", "lrp": "LRP",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def interval(low: float | None, high: float | None, unit: str = "") -> str:
     """``0.871 to 0.941``, or nothing."""
     if low is None or high is None:
         return ""
-    return f"{number(low)} to {number(high, unit)}"
+    return f"{number(low, unit if unit == 'epsilon' else '')} to {number(high, unit)}"
 
 
 def value(
@@ -55,19 +55,26 @@ def value(
     if estimate is None:
         return f"not estimable ({reason})" if reason else "not estimable"
     spread = interval(low, high, unit)
-    return f"{number(estimate)} ({spread})" if spread else number(estimate, unit)
+    return f"{number(estimate, unit if unit == 'epsilon' else '')} ({spread})" if spread else number(estimate, unit)
 
 
 def condition(where: Mapping[str, str | int | float]) -> str:
     """``sex F, severity 3`` in the order given; empty for the whole data set."""
     return ", ".join(
-        f"{label(key).lower() if key.islower() else key} {_level(key, item)}" for key, item in where.items()
+        f"{label(key).lower() if key.islower() else key} {_level(key, item, where)}" for key, item in where.items()
     )
 
 
-def _level(key: str, item: str | float) -> str:
+def budget(value: float, norm: str) -> str:
+    """An epsilon of a norm: grey levels, for L0 the share of pixel values that change."""
+    return f"{100 * value:.3g} %" if norm == "l0" else epsilon(value)
+
+
+def _level(key: str, item: str | float, where: Mapping[str, str | int | float]) -> str:
     if key == "epsilon" and isinstance(item, float | int):
-        return epsilon(float(item))
+        return budget(float(item), str(where.get("norm", "")))
+    if key == "norm":
+        return label(str(item))
     return f"{item:g}" if isinstance(item, float) else str(item)
 
 
