@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from xvision.attacks.balls import Norm, size
-from xvision.attacks.cases import Budget, Cases, Found, Seen, look, nonfinite, nothing
+from xvision.attacks.cases import Budget, Cases, Found, Seen, look, nothing
 from xvision.attacks.goals import LossName
 
 State = dict[str, torch.Tensor]
@@ -111,10 +111,13 @@ def pursue(
 
 def _note(found: Found, rows: Rows, seen: Seen) -> None:
     found.looks.index_add_(0, rows.place.cpu(), torch.ones(len(rows), dtype=torch.int64))
-    found.nonfinite[rows.place[nonfinite(seen)]] = True
+    odd = ~torch.isfinite(seen.logits).all(dim=1)
     if seen.gradient is not None:
-        first = (rows.step == 0) & (rows.start == 0)
-        found.flat[rows.place[first & (seen.gradient == 0.0).flatten(1).all(dim=1)]] = True
+        largest = torch.linalg.vector_norm(seen.gradient.flatten(1), torch.inf, dim=1)
+        odd |= ~torch.isfinite(largest)
+        flat = (largest == 0.0) & (rows.step == 0) & (rows.start == 0)
+        found.flat[rows.place[flat]] = True
+    found.nonfinite[rows.place[odd]] = True
 
 
 def _kept(rows: Rows, state: State, keep: torch.Tensor) -> tuple[Rows | None, State]:
@@ -160,17 +163,12 @@ class _Hunt:
     def judged(self, rows: Rows, points: torch.Tensor, broken: torch.Tensor, found: Found, steps: int) -> torch.Tensor:
         """Takes note of what broke and what ended; (n,) bool, the rows that go on."""
         over = (rows.step >= steps - 1).tolist()
-        sizes = torch.full((len(rows),), torch.inf, dtype=torch.float64)
         hits = torch.nonzero(broken).squeeze(1)
-        sizes[hits.cpu()] = size(points[hits] - rows.cases.pixels[hits], rows.norm)
-        columns = self._budget.columns(sizes).tolist()
+        if len(hits) == 0 and not any(over):
+            return torch.ones_like(broken)
         places, tried = rows.place.tolist(), rows.column.tolist()
-        for row in hits.tolist():
-            if columns[row] <= tried[row] and sizes[row] < found.size[places[row]]:
-                found.size[places[row]] = sizes[row]
-                found.images[places[row]] = points[row]
-                self._broken[places[row]] = min(self._broken[places[row]], columns[row])
-        ended = {place for row, place in enumerate(places) if self._trying[place] >= self._broken[place]}
+        self._improve(rows, points, hits, found)
+        ended = {place for place in places if self._trying[place] >= self._broken[place]}
         for row, place in enumerate(places):
             if place not in ended and over[row]:
                 self._open[place] -= 1
@@ -183,6 +181,16 @@ class _Hunt:
             for place in sorted(ended):
                 self._next(place)
         return torch.tensor(keep, device=broken.device)
+
+    def _improve(self, rows: Rows, points: torch.Tensor, hits: torch.Tensor, found: Found) -> None:
+        """Takes note of the hits that are within the budget tried and the smallest so far of their case."""
+        sizes = size(points[hits] - rows.cases.pixels[hits], rows.norm)
+        columns, tried = self._budget.columns(sizes).tolist(), rows.column[hits].tolist()
+        for number, (row, place) in enumerate(zip(hits.tolist(), rows.place[hits].tolist(), strict=True)):
+            if columns[number] <= tried[number] and sizes[number] < found.size[place]:
+                found.size[place] = sizes[number]
+                found.images[place] = points[row]
+                self._broken[place] = min(self._broken[place], columns[number])
 
     def refilled(self, walker: Walker, rows: Rows | None, state: State, width: int) -> tuple[Rows | None, State]:
         """The rows with new ones from the queue in the free places."""
