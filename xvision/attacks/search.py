@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from xvision.attacks.balls import Norm, size
-from xvision.attacks.cases import Budget, Cases, Found, Seen, look, nothing
+from xvision.attacks.cases import Budget, Cases, Found, Seen, look, nonfinite, nothing
 from xvision.attacks.goals import LossName
 
 State = dict[str, torch.Tensor]
@@ -111,13 +111,13 @@ def pursue(
 
 def _note(found: Found, rows: Rows, seen: Seen) -> None:
     found.looks.index_add_(0, rows.place.cpu(), torch.ones(len(rows), dtype=torch.int64))
-    odd = ~torch.isfinite(seen.logits).all(dim=1)
-    if seen.gradient is not None:
-        largest = torch.linalg.vector_norm(seen.gradient.flatten(1), torch.inf, dim=1)
-        odd |= ~torch.isfinite(largest)
-        flat = (largest == 0.0) & (rows.step == 0) & (rows.start == 0)
-        found.flat[rows.place[flat]] = True
-    found.nonfinite[rows.place[odd]] = True
+    if seen.gradient is None or not bool(torch.isfinite(seen.gradient.sum())):  # a sum shows cheaply that none is
+        found.nonfinite[rows.place[nonfinite(seen)]] = True
+    else:
+        found.nonfinite[rows.place[~torch.isfinite(seen.logits).all(dim=1)]] = True
+    first = torch.nonzero((rows.step == 0) & (rows.start == 0)).squeeze(1)
+    if seen.gradient is not None and len(first):
+        found.flat[rows.place[first[(seen.gradient[first] == 0.0).flatten(1).all(dim=1)]]] = True
 
 
 def _kept(rows: Rows, state: State, keep: torch.Tensor) -> tuple[Rows | None, State]:
