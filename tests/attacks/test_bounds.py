@@ -1,0 +1,355 @@
+"""Bounds behind the pixels against closed forms, quadratic programming, a dense grid and a gradient attack."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import nn
+
+import xvision
+from xvision.attacks.balls import Norm
+from xvision.attacks.bounds import Dense, certified_linf, leads, linear_distance, read_dense
+from xvision.attacks.goals import ClassGoal, class_goal
+from xvision.errors import ConfigError, ModelError
+from xvision.methods.decision import Decision
+from xvision.models.finding import finding_view
+from xvision.models.llm.classifier import preset
+from xvision.models.network import Facts, NetworkClassifier
+from xvision.models.protocols import InputSpec
+
+ORDERS: dict[Norm, float] = {"linf": math.inf, "l2": 2, "l1": 1}
+
+
+def dense(sizes: tuple[int, ...], seed: int) -> Dense:
+    generator = torch.Generator().manual_seed(seed)
+    layers = tuple(
+        (
+            torch.randn(wide, narrow, generator=generator).double() / math.sqrt(narrow),
+            0.3 * torch.randn(wide, generator=generator).double(),
+        )
+        for narrow, wide in itertools.pairwise(sizes)
+    )
+    return Dense(layers, "pixels")
+
+
+def centred(network: Dense, points: torch.Tensor) -> Dense:
+    """The network with logits whose means over the points are equal, so that every class is decided somewhere."""
+    weight, bias = network.layers[-1]
+    return Dense((*network.layers[:-1], (weight, bias - network.logits(points).mean(dim=0))), network.space)
+
+
+def goal_of(network: Dense, points: torch.Tensor, decision: Decision | None = None) -> ClassGoal:
+    """What the network decides is right."""
+    logits = network.logits(points)
+    plain = class_goal(torch.zeros(len(points), dtype=torch.int64), logits.shape[1], decision or Decision())
+    return class_goal(plain.scores(logits).argmax(dim=1), logits.shape[1], decision or Decision())
+
+
+def margin_of(network: Dense, points: torch.Tensor, goal: ClassGoal) -> torch.Tensor:
+    """(B,) how far the right class leads."""
+    return -goal.margin(network.logits(points))
+
+
+def held(network: Dense, points: torch.Tensor, goal: ClassGoal, radius: float) -> torch.Tensor:
+    """(B,) lower bounds of the lead over the box of this radius within [0, 1]."""
+    found = leads(network, (points - radius).clamp(min=0), (points + radius).clamp(max=1), goal)
+    best = found.masked_fill(goal.wrong[:, :, None], -torch.inf).amax(dim=1)
+    return best.masked_fill(~goal.wrong, torch.inf).amin(dim=1)
+
+
+def attacked(network: Dense, points: torch.Tensor, goal: ClassGoal, radius: float, steps: int = 40) -> torch.Tensor:
+    """(B,) bool, broken by ascent of the margin's gradient within the box, from several starts."""
+    generator = torch.Generator().manual_seed(0)
+    low, high = (points - radius).clamp(min=0), (points + radius).clamp(max=1)
+    broken = torch.zeros(len(points), dtype=torch.bool)
+    for _ in range(4):
+        at = low + (high - low) * torch.rand(points.shape, generator=generator).double()
+        for step in range(steps):
+            at.requires_grad_()
+            margin = goal.margin(_differentiable(network, at))
+            broken |= margin.detach() > 0
+            (slope,) = torch.autograd.grad(margin.sum(), at)
+            at = (at.detach() + 2 * radius * (1 - step / steps) * slope.sign()).maximum(low).minimum(high)
+    return broken
+
+
+def _differentiable(network: Dense, points: torch.Tensor) -> torch.Tensor:
+    values = points
+    for place, (weight, bias) in enumerate(network.layers):
+        values = (values.relu() if place else values) @ weight.T + bias
+    return values
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_two_classes_and_a_threshold_in_closed_form(norm: Norm) -> None:
+    weight = torch.tensor([[0.5, -1.0, 2.0], [1.0, 2.0, -1.0]]).double()
+    points = torch.tensor([[0.2, 0.1, 0.3], [0.9, 0.8, 0.1]]).double()
+    layer = (weight, torch.tensor([0.25, 0.0]).double())
+    network = Dense((layer,), "embeddings")
+    decision = Decision(1, 0.8)
+    goal = goal_of(network, points, decision)
+    odds = points @ (weight[1] - weight[0]) - 0.25 - math.log(0.8 / 0.2)
+    dual = {"linf": 6.5, "l2": math.sqrt(0.25 + 9 + 9), "l1": 3.0}[norm]
+    found = linear_distance(network.logits(points), layer, goal, norm)
+    assert found.exact
+    assert found.size.tolist() == pytest.approx((odds.abs() / dual).tolist(), abs=2e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_several_classes_against_the_smallest_change_over_all_wrong_classes(norm: Norm) -> None:
+    network = dense((5, 4), 3)
+    points = torch.rand(12, 5, generator=torch.Generator().manual_seed(1)).double()
+    goal = goal_of(network, points)
+    found = linear_distance(network.logits(points), network.layers[0], goal, norm)
+    weight, dual = network.layers[0][0].numpy(), {"linf": 1, "l2": 2, "l1": math.inf}[norm]
+    logits, right = network.logits(points).numpy(), (~goal.wrong).int().argmax(dim=1).tolist()
+    for row, own in enumerate(right):
+        gaps = [
+            (logits[row, own] - logits[row, other]) / np.linalg.norm(weight[own] - weight[other], dual)
+            for other in range(4)
+            if other != own
+        ]
+        assert found.size[row].item() == pytest.approx(min(gaps), rel=1e-9)
+
+
+def test_l2_distance_is_what_quadratic_programming_finds() -> None:
+    network = dense((4, 3), 5)
+    points = torch.rand(6, 4, generator=torch.Generator().manual_seed(2)).double()
+    goal = goal_of(network, points)
+    found = linear_distance(network.logits(points), network.layers[0], goal, "l2")
+    weight, bias = (part.numpy() for part in network.layers[0])
+    for row, point in enumerate(points.numpy()):
+        own = int((~goal.wrong[row]).int().argmax())
+        sizes = []
+        for other in set(range(3)) - {own}:
+            slope, shift = weight[other] - weight[own], bias[other] - bias[own]
+            limit = {"type": "ineq", "fun": lambda change, s=slope, c=shift, at=point: s @ (at + change) + c}
+            solved = minimize(lambda change: change @ change, np.zeros(4), constraints=[limit], tol=1e-14)
+            sizes.append(math.sqrt(solved.fun))
+        assert found.size[row].item() == pytest.approx(min(sizes), rel=1e-4)
+
+
+def test_several_right_classes_give_a_bound_that_says_so() -> None:
+    network = dense((5, 4), 3)
+    points = torch.rand(40, 5, generator=torch.Generator().manual_seed(3)).double()
+    labels = goal_of(network, points).wrong.logical_not().int().argmax(dim=1)
+    goal = class_goal(labels, 4, Decision(off_by=2))
+    found = linear_distance(network.logits(points), network.layers[0], goal, "linf")
+    assert not found.exact
+    finite = torch.isfinite(found.size)
+    for row in torch.nonzero(finite & (found.size > 0)).flatten().tolist():
+        change = torch.rand(4000, 5, generator=torch.Generator().manual_seed(row)).double() * 2 - 1
+        moved = points[row] + 0.999 * found.size[row] * change.sign()
+        assert not goal.rows(torch.full((4000,), row)).broken(network.logits(moved)).any()
+
+
+def test_what_is_broken_has_no_distance_and_what_cannot_break_has_no_end() -> None:
+    network = dense((5, 3), 4)
+    points = torch.rand(8, 5, generator=torch.Generator().manual_seed(4)).double()
+    right = goal_of(network, points)
+    logits = network.logits(points)
+    wrong = class_goal(((~right.wrong).int().argmax(dim=1) + 1) % 3, 3, Decision())
+    assert linear_distance(logits, network.layers[0], wrong, "l2").size.tolist() == [0.0] * 8
+    healthy = class_goal(torch.zeros(8, dtype=torch.int64), 3, Decision(directions=("missed disease",), no_disease=0))
+    assert torch.isinf(linear_distance(logits, network.layers[0], healthy, "l2").size).all()
+    with pytest.raises(ConfigError, match="l0"):
+        linear_distance(logits, network.layers[0], right, "l0")
+
+
+@given(seed=st.integers(0, 10_000), radius=st.floats(0.001, 0.5))
+@settings(max_examples=40, deadline=None)
+def test_one_layer_is_bounded_exactly(seed: int, radius: float) -> None:
+    network = dense((6, 3), seed)
+    points = torch.rand(5, 6, generator=torch.Generator().manual_seed(seed)).double()
+    goal = goal_of(network, points)
+    weight, bias = network.layers[0]
+    low, high = (points - radius).clamp(min=0), (points + radius).clamp(max=1)
+    found = leads(network, low, high, goal)
+    for first in range(3):
+        for second in range(3):
+            slope = weight[first] - weight[second]
+            worst = torch.where(slope > 0, low, high) @ slope + bias[first] - bias[second]
+            assert torch.allclose(found[:, first, second], worst, atol=1e-9)
+
+
+@given(seed=st.integers(0, 10_000), radius=st.floats(0.001, 0.4))
+@settings(max_examples=40, deadline=None)
+def test_no_point_of_the_box_is_below_the_bound(seed: int, radius: float) -> None:
+    network = dense((2, 7, 5, 2), seed)
+    points = torch.rand(3, 2, generator=torch.Generator().manual_seed(seed)).double()
+    goal = goal_of(network, points, Decision(1, 0.6))
+    bound = held(network, points, goal, radius)
+    line = torch.linspace(0, 1, 41).double()
+    grid = torch.cartesian_prod(line, line)
+    for row, point in enumerate(points):
+        low, high = (point - radius).clamp(min=0), (point + radius).clamp(max=1)
+        many = low + (high - low) * grid
+        each = goal.rows(torch.full((len(many),), row))
+        assert margin_of(network, many, each).min() >= bound[row] - 1e-9
+
+
+def test_bounds_are_better_than_intervals_alone_and_meet_the_value_in_a_point() -> None:
+    network = dense((10, 16, 16, 3), 1)
+    points = torch.rand(20, 10, generator=torch.Generator().manual_seed(9)).double()
+    goal = goal_of(network, points)
+    assert torch.allclose(held(network, points, goal, 0.0), margin_of(network, points, goal), atol=1e-9)
+    radius = 0.05
+    low, high = (points - radius).clamp(min=0), (points + radius).clamp(max=1)
+    for place, (weight, bias) in enumerate(network.layers[:-1]):
+        low, high = (low, high) if place == 0 else (low.relu(), high.relu())
+        middle, half = (low + high) / 2 @ weight.T + bias, (high - low) / 2 @ weight.abs().T
+        low, high = middle - half, middle + half
+    last, shift = network.layers[-1]
+    right = (~goal.wrong).int().argmax(dim=1)
+    slope = last[right][:, None] - last[None]
+    plain = (slope.clamp(min=0) @ low.relu()[:, :, None] + slope.clamp(max=0) @ high.relu()[:, :, None]).squeeze(2)
+    plain = (plain + shift[right][:, None] - shift[None]).masked_fill(~goal.wrong, torch.inf).amin(dim=1)
+    bound = held(network, points, goal, radius)
+    assert (bound >= plain - 1e-9).all()
+    assert (bound - plain).median() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_certified_sizes_are_below_what_an_attack_needs_and_certify_every_smaller_one(seed: int) -> None:
+    points = torch.rand(30, 8, generator=torch.Generator().manual_seed(seed)).double()
+    network = centred(dense((8, 12, 12, 3), seed), points)
+    goal = goal_of(network, points)
+    found = certified_linf(network, points, goal, low=0.0, high=1.0, largest=0.5)
+    assert not found.exact
+    assert (found.size > 0).all()
+    smallest = torch.full((30,), math.inf).double()
+    for radius in np.geomspace(0.5, 0.002, 16):
+        smallest = torch.where(attacked(network, points, goal, float(radius)), float(radius), smallest)
+    assert (found.size <= smallest).all()
+    assert torch.isfinite(smallest).sum() > 10
+    assert (smallest / found.size)[torch.isfinite(smallest)].median() < 3
+    for share in (0.25, 0.5, 0.9, 1.0):
+        radii = share * found.size[:, None]
+        bounds = leads(network, (points - radii).clamp(min=0), (points + radii).clamp(max=1), goal)
+        right = (~goal.wrong).int().argmax(dim=1)
+        least = bounds[torch.arange(30), right].masked_fill(~goal.wrong, math.inf).amin(dim=1)
+        assert (least > 0).all()
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_a_larger_box_is_never_bounded_better(seed: int) -> None:
+    network = dense((6, 10, 2), seed)
+    points = torch.rand(4, 6, generator=torch.Generator().manual_seed(seed)).double()
+    goal = goal_of(network, points)
+    found = [held(network, points, goal, radius) for radius in (0.0, 0.01, 0.03, 0.1, 0.3)]
+    for smaller, larger in itertools.pairwise(found):
+        assert (larger <= smaller + 1e-9).all()
+
+
+def test_one_layer_is_certified_up_to_its_exact_distance() -> None:
+    network = dense((6, 2), 8)
+    points = 0.4 + 0.2 * torch.rand(10, 6, generator=torch.Generator().manual_seed(8)).double()
+    goal = goal_of(network, points)
+    exact = linear_distance(network.logits(points), network.layers[0], goal, "linf").size
+    found = certified_linf(network, points, goal, low=-10.0, high=10.0, largest=5.0)
+    assert torch.allclose(found.size, exact, atol=1e-5)
+    assert (found.size <= exact + 1e-12).all()
+    wide = certified_linf(network, points, goal, low=0.0, high=1.0, largest=1.0)
+    assert (wide.size >= found.size.clamp(max=1.0) - 1e-6).all()
+    nothing = class_goal(torch.zeros(10, dtype=torch.int64), 2, Decision(1, 0.5, directions=("missed disease",)))
+    assert (certified_linf(network, points, nothing, low=0.0, high=1.0, largest=1.0).size == 1.0).all()
+
+
+def network_model(module: nn.Module, classes: tuple[str, ...]) -> NetworkClassifier:
+    facts = Facts(classes, False, InputSpec(1, 4, 4), "Small network", "a test", "small")
+    return NetworkClassifier(module.eval(), facts, torch.device("cpu"))
+
+
+PIXELS = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_dense_model_is_read_whole(outputs: int) -> None:
+    torch.manual_seed(0)
+    parts = (nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, outputs, bias=False))
+    model = network_model(nn.Sequential(*parts), ("no", "yes"))
+    found = read_dense(model, PIXELS)
+    assert found.space == "pixels"
+    assert [tuple(weight.shape) for weight, _ in found.layers] == [(8, 16), (2, 8)]
+    assert torch.allclose(found.logits(PIXELS.flatten(1)).float(), model.logits(PIXELS), atol=1e-5)
+
+
+def test_what_only_looks_dense_is_not_taken_for_it() -> None:
+    torch.manual_seed(0)
+
+    class Squared(nn.Sequential):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = super().forward(pixels) ** 2
+            return outputs
+
+    odd = (
+        Squared(nn.Flatten(), nn.Linear(16, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.ReLU()),
+    )
+    for module in odd:
+        with pytest.raises(ModelError, match="no embeddings that can be read"):
+            read_dense(network_model(module, ("no", "yes")), PIXELS)
+
+
+def test_the_head_of_a_classifier_is_read_and_gives_its_logits(checkpoint: Path) -> None:
+    model = xvision.load_model(checkpoint, device="cpu")
+    spec = model.input
+    pixels = torch.rand(4, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
+    found = read_dense(model, pixels)
+    assert found.space == "embeddings"
+    assert len(found.layers) == 1
+    with torch.no_grad():
+        points, logits = model.embed(pixels), model.logits(pixels)  # type: ignore[attr-defined]
+    assert torch.allclose(found.logits(points).float(), logits, atol=1e-4)
+    # Moving the embedding by the distance, and not by less, turns the decision.
+    goal = class_goal(logits.argmax(dim=1), 2, Decision(1, 0.5))
+    size = linear_distance(logits, found.layers[0], goal, "l2").size
+    normal = found.layers[0][0][1] - found.layers[0][0][0]
+    towards = -torch.sign(logits[:, 1] - logits[:, 0])[:, None].double() * normal / normal.norm()
+    assert not goal.broken(found.logits(points.double() + 0.99 * size[:, None] * towards)).any()
+    assert goal.broken(found.logits(points.double() + 1.01 * size[:, None] * towards)).all()
+
+
+def test_one_finding_of_several_has_its_own_row(tmp_path: Path) -> None:
+    from xvision.models.checkpoint import save_model
+
+    module = preset("tiny-bert", classes=("a", "b", "c"), multilabel=True, seed=2)
+    save_model(module, tmp_path / "findings")
+    model = xvision.load_model(tmp_path / "findings", device="cpu")
+    spec = model.input
+    pixels = torch.rand(3, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
+    view = finding_view(model, "b")
+    found = read_dense(view, pixels)
+    with torch.no_grad():
+        assert torch.allclose(found.logits(view.embed(pixels)).float(), view.logits(pixels), atol=1e-4)  # type: ignore[attr-defined]
+
+
+def test_reasons_are_given_where_nothing_can_be_read() -> None:
+    class Opaque:
+        description = {"architecture": "Opaque"}  # noqa: RUF012  # a stand-in
+
+    with pytest.raises(ModelError, match="Opaque is no torch module"):
+        read_dense(Opaque(), PIXELS)  # type: ignore[arg-type]
+
+    class Curved(NetworkClassifier):
+        """A model whose embedding is not what its last linear layer reads."""
+
+        def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels.flatten(1)
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2)).eval()
+    facts = Facts(("no", "yes"), False, InputSpec(1, 4, 4), "Curved", "a test", "curved")
+    with pytest.raises(ModelError, match="Curved has no linear layer"):
+        read_dense(Curved(module, facts, torch.device("cpu")), PIXELS)
