@@ -58,8 +58,8 @@ def universal(
     tuning, held_out: batches of cases, not broken as they are; each is shown to the model whole. No patient may be in both.
     epsilon: as ``balls.unit`` has it. steps: of the ascent, for each of at most 4 aims. Projected ascent on the mean margin,
     clipped at 0 so that cases already broken do not pull (Moosavi-Dezfooli et al. 2017 define the problem; the method follows
-    Shafahi et al. 2020). Exact for a linear model attacked in one direction. The rate is of this perturbation: a better one may
-    exist. Cost: steps + 1 passes per aim and tuning case, 4 more per case.
+    Shafahi et al. 2020). Exact for a linear model attacked in one direction. The rate is of this perturbation: another may break
+    more, not least because the mean margin is climbed and not the count. Cost: steps + 1 passes per aim and tuning case, 4 more per case.
 
     Raises ConfigError for an epsilon outside (0, 1] or fewer than 1 step, DataError without tuning cases.
     """

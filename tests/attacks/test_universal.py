@@ -1,0 +1,169 @@
+"""One perturbation for all: closed form on linear models, brute force in two pixels, and never a look at the held-out cases."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+
+from xvision.attacks.balls import size, unit
+from xvision.attacks.cases import Cases, cases_of
+from xvision.attacks.goals import class_goal
+from xvision.attacks.universal import universal
+from xvision.errors import ConfigError, DataError
+from xvision.methods.decision import Decision, Direction
+
+SHAPE = (1, 6, 7)
+PIXELS = math.prod(SHAPE)
+WEIGHTS = torch.randn(PIXELS, generator=torch.Generator().manual_seed(5))
+
+
+def linear(images: torch.Tensor, middle: float = 0.5) -> torch.Tensor:
+    return ((images.flatten(1) - middle) @ WEIGHTS)[:, None]
+
+
+def cases(
+    count: int,
+    seed: int,
+    directions: tuple[Direction, ...] = ("missed disease",),
+    forward: Callable[[torch.Tensor], torch.Tensor] = linear,
+    spread: float = 0.2,
+) -> Cases:
+    """Right cases of the model, well inside the box; with one direction, those that have it alone."""
+    noise = torch.rand(4 * count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    pixels = 0.5 + spread * (noise - 0.5)
+    labels = (forward(pixels)[:, 0] >= 0).long()
+    if directions == ("missed disease",):
+        pixels, labels = pixels[labels == 1], labels[labels == 1]
+    pixels, labels = pixels[:count], labels[:count]
+    goal = class_goal(labels, 2, Decision(1, 0.5, True, directions))
+    return cases_of(forward, pixels, goal, keys=[f"{seed}/{place}" for place in range(len(pixels))], seed=3)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.012), ("l2", 0.02)])
+def test_in_one_direction_a_linear_model_has_a_closed_form(norm: Literal["linf", "l2"], epsilon: float) -> None:
+    tuning, held_out = cases(60, 0), cases(80, 1)
+    found = universal([tuning], [held_out], norm, epsilon, steps=4)
+    radius = epsilon * unit(norm, SHAPE)
+    slope = WEIGHTS.view(SHAPE)
+    best = -radius * slope.sign() if norm == "linf" else -radius * slope / slope.norm()
+    torch.testing.assert_close(found.perturbation, best, atol=1e-6, rtol=0)
+    gain = radius * float(WEIGHTS.abs().sum() if norm == "linf" else WEIGHTS.norm())
+    for part, broken in ((tuning, found.tuned), (held_out, found.held_out)):
+        expected = linear(part.pixels)[:, 0] < gain
+        assert torch.equal(broken, expected)
+        assert 0 < int(expected.sum()) < len(part)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_control_has_random_signs_and_the_same_size(norm: Literal["linf", "l2"]) -> None:
+    found = universal([cases(20, 0)], [cases(60, 1)], norm, 0.02, steps=3)
+    sizes = size(torch.stack([found.perturbation, found.control]), norm)
+    assert sizes.tolist() == pytest.approx([0.02 * unit(norm, SHAPE)] * 2, rel=1e-5)
+    assert len(found.control.abs().unique()) <= 2  # one magnitude, up to rounding
+    assert 0.2 < float((found.control > 0).float().mean()) < 0.8
+    assert found.held_out.float().mean() > found.held_out_control.float().mean() + 0.3
+
+
+def test_both_directions_do_not_cancel() -> None:
+    tuning, held_out = cases(60, 0, ("any",)), cases(80, 1, ("any",))
+    positive = linear(tuning.pixels)[:, 0] >= 0
+    kept = torch.cat([torch.nonzero(positive).squeeze(1)[:20], torch.nonzero(~positive).squeeze(1)[:20]])
+    found = universal([tuning.rows(kept)], [held_out], "linf", 0.05, steps=5)
+    assert float(found.tuned.float().mean()) >= 0.5
+    signs = found.perturbation.flatten().sign() * WEIGHTS.sign()
+    assert abs(float(signs.mean())) == 1.0
+
+
+def test_held_out_cases_take_no_part_in_the_choice() -> None:
+    tuning = cases(30, 0, ("any",))
+    one = universal([tuning], [cases(20, 1, ("any",))], "linf", 0.03, steps=4)
+    other = universal([tuning], (cases(20, seed, ("any",)) for seed in (2, 3)), "linf", 0.03, steps=4)
+    none = universal([tuning], [], "linf", 0.03, steps=4)
+    assert torch.equal(one.perturbation, other.perturbation)
+    assert torch.equal(one.perturbation, none.perturbation)
+    assert torch.equal(one.control, other.control)
+    assert (len(one.held_out), len(other.held_out), len(none.held_out)) == (20, 40, 0)
+    assert len(one.tuned) == len(one.tuned_control) == 30
+
+
+def test_batches_change_nothing() -> None:
+    tuning = cases(30, 0)
+    parts = [tuning.rows(index) for index in torch.arange(30).split(7)]
+    whole, cut = (universal(each, [tuning], "linf", 0.02, steps=3) for each in ([tuning], parts))
+    assert torch.equal(whole.perturbation, cut.perturbation)
+    assert torch.equal(whole.tuned, cut.tuned)
+
+
+def curved(images: torch.Tensor) -> torch.Tensor:
+    """A small network of the first two pixels, with a bend."""
+    at = images.flatten(1)[:, :2] - 0.5
+    return (torch.sin(9.0 * at[:, :1]) + torch.cos(7.0 * at[:, 1:]) - 0.6 * at[:, :1] * at[:, 1:]) - 0.7
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_curved_model_it_comes_near_the_best_of_a_grid(seed: int) -> None:
+    tuning = cases(40, seed, ("any",), curved, spread=0.9)
+    found = universal([tuning], [], "linf", 0.15, steps=20)
+    grid = []
+    for first, second in itertools.product(torch.linspace(-0.15, 0.15, 31).tolist(), repeat=2):
+        change = torch.zeros(SHAPE)
+        change.view(-1)[:2] = torch.tensor([first, second])
+        logits = curved((tuning.pixels + change).clamp(0, 1))
+        margins = tuning.goal.margin(logits).clamp(max=0.0)
+        grid.append((float(margins.mean()), int(tuning.goal.broken(logits).sum())))
+    broken = int(found.tuned.sum())
+    assert broken >= max(grid)[1]  # at the best mean clipped margin, which is what is climbed
+    assert broken >= 0.7 * max(count for _, count in grid)
+
+
+def test_more_steps_never_break_fewer_tuning_cases() -> None:
+    tuning = cases(40, 2, ("any",), curved, spread=0.9)
+    counts = [int(universal([tuning], [], "linf", 0.1, steps=steps).tuned.sum()) for steps in (1, 3, 10)]
+    assert counts == sorted(counts)
+
+
+def test_cases_that_are_broken_do_not_pull() -> None:
+    """Nine cases break at the first step; the tenth pulls the other way and needs the whole budget for itself."""
+    pixels = torch.full((10, 1, 1, 2), 0.5)
+    pixels[:9, ..., 0] = 0.51
+    goal = class_goal(torch.tensor([1] * 10), 2, Decision(1, 0.5, True))
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        first, second = images[:, 0, 0, 0], images[:, 0, 0, 1]
+        easy, hard = second - 0.49, 2.0 * (0.545 - second) + 0.01
+        return torch.where(first > 0.505, easy, hard)[:, None]
+
+    found = universal([cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)], [], "linf", 0.004, steps=30)
+    assert found.tuned.tolist() == [False] * 10
+    found = universal([cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)], [], "linf", 0.011, steps=30)
+    assert found.tuned.tolist() == [True] * 9 + [False]
+
+
+def test_three_classes_and_a_box_that_binds() -> None:
+    generator = torch.Generator().manual_seed(8)
+    weights = torch.randn(PIXELS, 3, generator=generator)
+    pixels = torch.rand(40, *SHAPE, generator=generator).round()  # every pixel black or white
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ weights
+
+    labels = forward(pixels).argmax(dim=1)
+    part = cases_of(forward, pixels, class_goal(labels, 3, Decision()), keys=[str(n) for n in range(40)], seed=0)
+    found = universal([part.rows(torch.arange(20))], [part.rows(torch.arange(20, 40))], "linf", 0.3, steps=8)
+    expected = part.broken((pixels + found.perturbation).clamp(0, 1))
+    assert torch.equal(torch.cat([found.tuned, found.held_out]), expected)
+    assert found.held_out.float().mean() > found.held_out_control.float().mean()
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"give an epsilon in \(0, 1\]"):
+        universal([cases(4, 0)], [], "linf", 0.0, steps=3)
+    with pytest.raises(ConfigError, match="at least 1 step"):
+        universal([cases(4, 0)], [], "linf", 0.1, steps=0)
+    with pytest.raises(DataError, match="no cases to fit"):
+        universal([], [cases(4, 0)], "linf", 0.1, steps=3)
