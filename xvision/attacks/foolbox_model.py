@@ -24,6 +24,7 @@ from eagerpy.astensor import astensor, astensor_
 
 from xvision.attacks.balls import Norm, size
 from xvision.attacks.cases import Cases, look, nonfinite, nothing
+from xvision.attacks.goals import LossName
 
 with warnings.catch_warnings():
     # foolbox 3.3.4 imports its blur attack, unused here, through a namespace that SciPy has deprecated
@@ -59,6 +60,7 @@ __all__ = [
     "own_randomness",
 ]
 
+_NEAR = 1e-4
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -80,7 +82,8 @@ class ClassOne(Criterion):
 class View(Model):
     """``found`` is what the looks so far have shown; images may be as many as the cases, or any number for a single case.
 
-    scale: (B,) positive factors of the margins, which change no decision; the attacks' constants suppose margins of about 1.
+    scale: (B,) positive factors of the margins, which change no decision; the attacks' constants suppose margins of about 1. A
+    walk along slopes gives them, and sees no margin between -1e-4 and 0: it could end on the boundary without crossing it.
     cap: bound on the margin's value, not its slope, for losses that vanish where a margin is large. lost: (B, C, H, W) what
     to take for a slope that is exactly zero. limit: looks allowed per case; one more raises Spent. refused: the model raised at
     the last look.
@@ -100,21 +103,26 @@ class View(Model):
     ) -> None:
         self.cases, self.norm, self.found = cases, norm, nothing(cases)
         self._scale = torch.ones(len(cases), device=cases.pixels.device) if scale is None else scale
+        self._near = 0.0 if scale is None else _NEAR
         self._cap, self._lost, self._limit = cap, lost, limit
         self.refused = False
 
     def __call__(self, inputs: Any) -> Any:
         images, restore_type = astensor_(inputs)
         raw = images.raw
-        margins = _sloped(raw, self) if raw.requires_grad else self.seen(raw, slope=False)[0]
+        margins = _sloped(raw, self) if raw.requires_grad else self._seen(raw, None)[0]
         return restore_type(astensor(torch.stack([torch.zeros_like(margins), margins], dim=1)))
 
     def broken(self, images: torch.Tensor) -> torch.Tensor:
-        """(n,) bool, a look at images (n, C, H, W)."""
-        return self.seen(images, slope=False)[0] > 0
+        """(n,) bool, from a look at images (n, C, H, W)."""
+        return self._seen(images, None)[0] > 0
 
-    def seen(self, images: torch.Tensor, *, slope: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(n,) scaled margins at images, above 0 exactly where broken, and their slope (n, C, H, W), on the images' device."""
+    def slopes(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n,) scaled margins at images (n, C, H, W), above 0 exactly where broken, and their slopes (n, C, H, W)."""
+        return self._seen(images, "margin")
+
+    def _seen(self, images: torch.Tensor, loss: LossName | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Margins and, zero unless a loss is named, their slopes; on the device of the images."""
         cases, scale = self.cases, self._scale
         places = torch.arange(len(images), device=scale.device)
         if len(images) != len(cases):
@@ -124,18 +132,18 @@ class View(Model):
         given = images.detach().to(cases.pixels)
         points = torch.clamp(given, cases.low, cases.high)
         self.refused = True
-        view = look(cases, points, "margin" if slope else None)
+        view = look(cases, points, loss)
         self.refused = False
         odd = nonfinite(view)
         self.found.nonfinite[places[odd]] = True
         broken = self._noted(cases, places, points, cases.goal.broken(view.logits))
         margins = torch.where(odd, -torch.ones_like(scale), view.loss * scale).clamp(-self._cap, self._cap)
-        margins = torch.where(broken, margins.clamp(min=_TINY), margins.clamp(max=0.0))
-        if view.gradient is None:
-            return margins.to(images.device), None
-        free = (cases.low < cases.high) & (given >= cases.low) & (given <= cases.high) & ~odd[:, None, None, None]
-        steep = torch.where(free, view.gradient * scale[:, None, None, None], torch.zeros_like(given))
-        return margins.to(images.device), self._filled(steep).to(images.device)
+        margins = torch.where(broken, margins.clamp(min=_TINY), margins.clamp(max=-self._near))
+        slope = torch.zeros_like(given)
+        if view.gradient is not None:
+            free = (cases.low < cases.high) & (given >= cases.low) & (given <= cases.high) & ~odd[:, None, None, None]
+            slope = self._filled(torch.where(free, view.gradient * scale[:, None, None, None], slope))
+        return margins.to(images.device), slope.to(images.device)
 
     def _count(self, places: torch.Tensor) -> None:
         looks = self.found.looks + torch.bincount(places.cpu(), minlength=len(self.cases))
@@ -175,7 +183,7 @@ class _Sloped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, view: View) -> torch.Tensor:
-        margins, slope = view.seen(images, slope=True)
+        margins, slope = view.slopes(images)
         ctx.save_for_backward(slope)
         return margins
 
