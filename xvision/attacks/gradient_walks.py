@@ -125,10 +125,11 @@ def single_step(cases: Cases, budget: Budget, *, gradient: torch.Tensor | None, 
 
 def _slopes(cases: Cases, width: int) -> torch.Tensor:
     slopes = []
-    for start in range(0, len(cases), width):
-        part = cases.rows(torch.arange(start, min(start + width, len(cases)), device=cases.pixels.device))
-        gradient = look(part, part.pixels, "margin").gradient
-        slopes.append(torch.zeros_like(part.pixels) if gradient is None else gradient)
+    with torch.inference_mode(False):
+        for start in range(0, len(cases), width):
+            part = cases.rows(torch.arange(start, min(start + width, len(cases)), device=cases.pixels.device))
+            gradient = look(part, part.pixels, "margin").gradient
+            slopes.append(torch.zeros_like(part.pixels) if gradient is None else gradient)
     return torch.cat(slopes)
 
 

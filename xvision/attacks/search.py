@@ -92,20 +92,21 @@ def pursue(
     one budget after another as ``Budget`` says, an attempt that fails at one counting as failed below it. watch: called
     after every look, before broken rows leave.
     """
-    hunt = _Hunt(cases, budget, attempts or [[Attempt()]] * len(cases))
-    found = nothing(cases)
-    rows, state = hunt.refilled(walker, None, {}, width)
-    while rows is not None:
-        more = bool((rows.step < walker.steps - 1).any())
-        seen = look(rows.cases, state["at"], walker.loss if more else None)
-        broken = rows.cases.confirmed(state["at"], rows.cases.goal.broken(seen.logits))
-        _note(found, rows, seen)
-        if watch is not None:
-            watch(rows, state, seen)
-        keep = hunt.judged(rows, state["at"], broken, found, walker.steps)
-        state = walker.learn(rows, state, seen) if bool(keep.any()) else state
-        rows, state = _kept(rows, state, keep)
-        rows, state = hunt.refilled(walker, rows, state, width)
+    with torch.inference_mode(False):  # tensors made in inference mode could not be used for gradients
+        hunt = _Hunt(cases, budget, attempts or [[Attempt()]] * len(cases))
+        found = nothing(cases)
+        rows, state = hunt.refilled(walker, None, {}, width)
+        while rows is not None:
+            more = bool((rows.step < walker.steps - 1).any())
+            seen = look(rows.cases, state["at"], walker.loss if more else None)
+            broken = rows.cases.confirmed(state["at"], rows.cases.goal.broken(seen.logits))
+            _note(found, rows, seen)
+            if watch is not None:
+                watch(rows, state, seen)
+            keep = hunt.judged(rows, state["at"], broken, found, walker.steps)
+            state = walker.learn(rows, state, seen) if bool(keep.any()) else state
+            rows, state = _kept(rows, state, keep)
+            rows, state = hunt.refilled(walker, rows, state, width)
     return found
 
 
