@@ -126,16 +126,27 @@ def test_a_break_outside_the_budget_tried_does_not_count() -> None:
     assert found.size.tolist() == pytest.approx([0.2, math.inf])
 
 
-def test_all_attempts_of_a_case_leave_with_the_first_that_breaks() -> None:
+def test_attempts_of_a_case_go_no_further_than_the_first_break() -> None:
     cases, tries = gaps([0.35, 0.9]), [[Attempt(1), Attempt(0), Attempt(3)]] * 2
-    budget = budget_of("linf", (0.4,), cases.pixels)
+    budget = budget_of("linf", (0.8,), cases.pixels)
     together = pursue(cases, budget, Stairs(4), width=8, attempts=tries)
-    assert together.looks.tolist() == [3 * 4, 3 * 4]
-    half = pursue(cases, budget_of("linf", (0.8,), cases.pixels), Stairs(4), width=8, attempts=tries)
-    assert half.looks.tolist() == [3 * 2, 3 * 4]  # the second look is at 0.4
-    alone = pursue(cases, budget_of("linf", (0.8,), cases.pixels), Stairs(4), width=1, attempts=tries)
-    assert alone.looks.tolist() == [4 + 2, 3 * 4]  # the third attempt never begins
-    assert alone.size.tolist() == half.size.tolist()
+    assert together.looks.tolist() == [3 * 2, 3 * 4]  # the second look is at 0.4
+    alone = pursue(cases, budget, Stairs(4), width=1, attempts=tries)
+    assert alone.looks.tolist() == [4 + 2 + 2, 3 * 4]  # the first attempt ran to its end before
+    assert alone.size.tolist() == together.size.tolist() == pytest.approx([0.4, math.inf])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_which_attempt_breaks_a_case_does_not_depend_on_the_width(norm: Norm, width: int) -> None:
+    cases = decided(images_of(8))
+    budget = budget_of(norm, {"linf": (0.03, 0.1), "l2": (0.04, 0.1), "l1": (0.02, 0.05)}[norm], cases.pixels)
+    tries = attempts(cases, curved(cases.pixels), 3, 2)
+    wide = pursue(cases, budget, APGD("margin", 10), width=1000, attempts=tries)
+    found = pursue(cases, budget, APGD("margin", 10), width=width, attempts=tries)
+    assert torch.isfinite(wide.size).any()
+    torch.testing.assert_close(found.size, wide.size, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.images, wide.images, atol=1e-5, rtol=1e-5)
 
 
 def test_a_budget_has_failed_when_its_last_attempt_has() -> None:

@@ -1,9 +1,9 @@
 """Many rows of one attack at once: broken rows leave the batch, waiting rows take their place, budgets are halved in on.
 
 A row is one attempt on one case at one budget: a starting point and, for targeted attacks, a way of breaking. The batch holds
-up to ``width`` rows however many cases are left, so that a model runs on full batches until the last rows. A case whose
-decision broke leaves with all its rows; a break at a size counts at every larger budget, so it is tried again at a smaller one
-only. What a row meets depends on its case, its budget and its start alone, not on the rows beside it.
+up to ``width`` rows however many cases are left, so that a model runs on full batches until the last rows. Once one row broke
+its case, the others of the case stop at the same step; a break at a size counts at every larger budget, so the case is tried
+again at a smaller one only. What is found depends on the case and its attempts alone, not on the width or the rows beside it.
 """
 
 from __future__ import annotations
@@ -139,6 +139,17 @@ def _kept(rows: Rows, state: State, keep: torch.Tensor) -> tuple[Rows | None, St
     return left, {name: values[index] for name, values in state.items()}
 
 
+class _Hit(NamedTuple):
+    """The best break of a case at the budget tried, in this order, so that it does not matter which row came first."""
+
+    step: int
+    size: float
+    start: int
+    target: int
+    column: int
+    image: torch.Tensor
+
+
 class _Hunt:
     """Which budget of which case is to be tried next, and with what."""
 
@@ -148,6 +159,7 @@ class _Hunt:
         self._broken = budget.columns(budget.reached).tolist()
         self._trying = [-1] * len(cases)
         self._open = [0] * len(cases)
+        self._hits: dict[int, _Hit] = {}
         self._queue: deque[tuple[int, Attempt]] = deque()
         for place in range(len(cases)):
             self._next(place)
@@ -155,43 +167,54 @@ class _Hunt:
     def _next(self, place: int) -> None:
         low, high = self._failed[place], self._broken[place]
         if high - low <= 1 or not self._attempts[place]:
-            self._trying[place] = -1
             return
         self._trying[place] = (low + high) // 2 if self._budget.bisect else high - 1
         self._open[place] = len(self._attempts[place])
         self._queue.extend((place, attempt) for attempt in self._attempts[place])
 
     def judged(self, rows: Rows, points: torch.Tensor, broken: torch.Tensor, found: Found, steps: int) -> torch.Tensor:
-        """Takes note of what broke and what ended; (n,) bool, the rows that go on."""
-        over = (rows.step >= steps - 1).tolist()
+        """Takes note of what broke and what ended; (n,) bool, the rows that go on.
+
+        When a row breaks its case, the others of that case go no further than its step, but as far: which is the first to
+        break then does not depend on when each of them found a place in the batch.
+        """
         hits = torch.nonzero(broken).squeeze(1)
-        if len(hits) == 0 and not any(over):
-            return torch.ones_like(broken)
-        places, tried = rows.place.tolist(), rows.column.tolist()
-        self._improve(rows, points, hits, found)
-        ended = {place for place in places if self._trying[place] >= self._broken[place]}
-        for row, place in enumerate(places):
-            if place not in ended and over[row]:
-                self._open[place] -= 1
-                if self._open[place] == 0:
-                    self._failed[place] = tried[row]
-                    ended.add(place)
-        keep = [place not in ended and not over[row] for row, place in enumerate(places)]
-        if ended:
-            self._queue = deque(item for item in self._queue if item[0] not in ended)
-            for place in sorted(ended):
-                self._next(place)
+        over = rows.step >= steps - 1
+        if len(hits) == 0 and not self._hits and not bool(over.any()):
+            return ~over
+        self._take(rows, points, hits)
+        places, step, last = rows.place.tolist(), rows.step.tolist(), over.tolist()
+        keep = [
+            not last[row] and (place not in self._hits or step[row] < self._hits[place].step)
+            for row, place in enumerate(places)
+        ]
+        for place in (place for row, place in enumerate(places) if not keep[row]):
+            self._open[place] -= 1
+            if self._open[place] == 0:
+                self._close(place, found)
         return torch.tensor(keep, device=broken.device)
 
-    def _improve(self, rows: Rows, points: torch.Tensor, hits: torch.Tensor, found: Found) -> None:
-        """Takes note of the hits that are within the budget tried and the smallest so far of their case."""
+    def _take(self, rows: Rows, points: torch.Tensor, hits: torch.Tensor) -> None:
+        """Keeps the hits that are within the budget tried and the best of their case."""
         sizes = size(points[hits] - rows.cases.pixels[hits], rows.norm)
-        columns, tried = self._budget.columns(sizes).tolist(), rows.column[hits].tolist()
-        for number, (row, place) in enumerate(zip(hits.tolist(), rows.place[hits].tolist(), strict=True)):
-            if columns[number] <= tried[number] and sizes[number] < found.size[place]:
-                found.size[place] = sizes[number]
-                found.images[place] = points[row]
-                self._broken[place] = min(self._broken[place], columns[number])
+        target = rows.cases.goal.target
+        for number, (row, column) in enumerate(zip(hits.tolist(), self._budget.columns(sizes).tolist(), strict=True)):
+            place, measured = int(rows.place[row]), float(sizes[number])
+            if column <= self._trying[place]:
+                order = (int(rows.step[row]), measured, int(rows.start[row]), int(target[row]))
+                if place not in self._hits or order < self._hits[place][:4]:
+                    self._hits[place] = _Hit(*order, column, points[row].clone())
+
+    def _close(self, place: int, found: Found) -> None:
+        """All attempts on a case at one budget have ended."""
+        hit = self._hits.pop(place, None)
+        if hit is None:
+            self._failed[place] = self._trying[place]
+        else:
+            self._broken[place] = hit.column
+            if hit.size < found.size[place]:
+                found.size[place], found.images[place] = hit.size, hit.image
+        self._next(place)
 
     def refilled(self, walker: Walker, rows: Rows | None, state: State, width: int) -> tuple[Rows | None, State]:
         """The rows with new ones from the queue in the free places."""
