@@ -1,0 +1,425 @@
+"""Noise, the single step and PGD against the smallest change that breaks a linear model, and against a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq, linprog
+
+from xvision.attacks.apgd import APGD, attempts
+from xvision.attacks.balls import NORMS, Norm, drawn, unit
+from xvision.attacks.cases import Budget, Cases, Found, budget_of, cases_of
+from xvision.attacks.goals import ClassGoal, Goal, class_goal, finding_goal
+from xvision.attacks.gradient_walks import MarginPGD, noise, single_step
+from xvision.attacks.search import Attempt, Walker, pursue
+from xvision.errors import ConfigError
+from xvision.methods.decision import Decision
+
+quick = settings(deadline=None, max_examples=40)
+SIDE = 4
+
+
+class Linear(NamedTuple):
+    """A linear model with its cases; weights (K, D), offsets (K,)."""
+
+    weights: torch.Tensor
+    offsets: torch.Tensor
+    cases: Cases
+
+    def logits(self) -> torch.Tensor:
+        return self.cases.forward(self.cases.pixels)
+
+
+def linear(seed: int, outputs: int, goal_of: Callable[[torch.Tensor], Goal], *, count: int = 8) -> Linear:
+    """Images of which half the values are at a bound, and the goal of what the model decides on them."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(count, 1, SIDE, SIDE, generator=generator)
+    pixels = torch.where(torch.rand(pixels.shape, generator=generator) < 0.5, pixels.round(), pixels)
+    weights = torch.randn(outputs, SIDE * SIDE, generator=generator)
+    offsets = -(weights @ pixels.flatten(1).T).mean(dim=1) + 0.2 * torch.randn(outputs, generator=generator)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([(images.flatten(1) * row).sum(dim=1) for row in weights], dim=1) + offsets
+
+    keys = [f"case {number}" for number in range(count)]
+    return Linear(weights, offsets, cases_of(forward, pixels, goal_of(forward(pixels)), keys=keys, seed=seed))
+
+
+def one_logit(logits: torch.Tensor) -> Goal:
+    return class_goal((logits[:, 0] > math.log(0.7 / 0.3)).long(), 2, Decision(1, 0.7))
+
+
+def most_probable(logits: torch.Tensor) -> Goal:
+    return class_goal(logits.argmax(dim=1), logits.shape[1], Decision())
+
+
+def threshold(logits: torch.Tensor) -> Goal:
+    return class_goal((logits[:, 1] - logits[:, 0] > math.log(0.3 / 0.7)).long(), 2, Decision(1, 0.3))
+
+
+def missed_disease(logits: torch.Tensor) -> Goal:
+    labels = logits.argmax(dim=1)
+    return class_goal(labels, 3, Decision(directions=("missed disease",), no_disease=0))
+
+
+def two_grades_off(logits: torch.Tensor) -> Goal:
+    return class_goal(logits.argmax(dim=1), logits.shape[1], Decision(off_by=2))
+
+
+def findings(logits: torch.Tensor) -> Goal:
+    return finding_goal(logits > 0, [0.5] * logits.shape[1], chosen=[0, 2])
+
+
+GOALS: dict[str, tuple[int, Callable[[torch.Tensor], Goal]]] = {
+    "one logit at a threshold": (1, one_logit),
+    "two logits": (2, most_probable),
+    "two logits at a threshold": (2, threshold),
+    "three logits": (3, most_probable),
+    "five logits": (5, most_probable),
+    "findings": (3, findings),
+    "missed disease": (3, missed_disease),
+    "two grades off": (5, two_grades_off),
+}
+
+
+def half_spaces(model: Linear, case: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per way of breaking the (m, D) normals and (m,) margins: broken where normals · change + margins >= 0, all of them."""
+    goal, logits = model.cases.goal, model.logits()[case].double()
+    weights = model.weights.double()
+    if not isinstance(goal, ClassGoal):
+        signs = torch.where(goal.present[case], -1.0, 1.0)  # type: ignore[attr-defined]  # the other kind of goal
+        return [
+            ((signs[way] * weights[way])[None].numpy(), (signs[way] * logits[way])[None].numpy())
+            for way in range(len(logits))
+            if bool(goal.counts[case, way])  # type: ignore[attr-defined]
+        ]
+    if len(weights) == 1:
+        weights, logits = torch.cat([torch.zeros_like(weights), weights]), torch.cat([torch.zeros_like(logits), logits])
+    if goal.decision.threshold is not None:
+        logits = logits - torch.tensor([0.0, math.log(goal.decision.threshold / (1 - goal.decision.threshold))])
+    kept = torch.nonzero(~goal.wrong[case]).squeeze(1)
+    ways = torch.nonzero(goal.wrong[case]).squeeze(1).tolist()
+    return [((weights[way] - weights[kept]).numpy(), (logits[way] - logits[kept]).numpy()) for way in ways]
+
+
+def smallest(model: Linear, case: int, norm: Norm) -> float:
+    """The exact smallest change in [0, 1], by linear programming or, in l2 with one half-space, by its own equation."""
+    pixels = model.cases.pixels[case].flatten().double().numpy()
+    sizes = [_one_way(normals, margins, -pixels, 1 - pixels, norm) for normals, margins in half_spaces(model, case)]
+    return min(sizes, default=math.inf)
+
+
+def _one_way(normals: np.ndarray, margins: np.ndarray, low: np.ndarray, high: np.ndarray, norm: Norm) -> float:
+    count = len(low)
+    if norm == "l2":
+        (normal,), (margin,) = normals, margins
+
+        def gain(scale: float) -> float:
+            return float(normal @ np.clip(scale * normal, low, high) + margin)
+
+        if gain(1e9) < 0:
+            return math.inf
+        return float(np.linalg.norm(np.clip(brentq(gain, 0.0, 1e9, xtol=1e-14, rtol=1e-14) * normal, low, high)))
+    if norm == "linf":  # change, then its largest absolute value
+        cost, bounds = np.r_[np.zeros(count), 1.0], [*zip(low, high, strict=True), (0.0, None)]
+        ball = np.vstack([np.c_[np.eye(count), -np.ones(count)], np.c_[-np.eye(count), -np.ones(count)]])
+        rows, right = np.vstack([ball, np.c_[-normals, np.zeros(len(normals))]]), np.r_[np.zeros(2 * count), margins]
+    else:  # what rises, then what falls
+        cost, bounds = np.ones(2 * count), [(0.0, value) for value in (*high, *-low)]
+        rows, right = np.c_[-normals, normals], margins
+    solved = linprog(cost, A_ub=rows, b_ub=right, bounds=bounds)
+    return float(solved.fun) if solved.success else math.inf
+
+
+Attack = Callable[[Cases, Budget], Found]
+
+
+def broken_from(model: Linear, norm: Norm, attack: Attack, tolerance: float) -> int:
+    """Checks that each case breaks at its smallest change and the tolerance, and not below; how many were checked."""
+    checked = 0
+    for case in range(len(model.cases)):
+        exact = smallest(model, case, norm) / unit(norm, (1, SIDE, SIDE))
+        if not 1e-3 < exact < 0.9:
+            continue
+        part = model.cases.rows(torch.tensor([case]))
+        budget = budget_of(norm, (exact * 0.998, exact * (1 + tolerance)), part.pixels)
+        found = attack(part, budget)
+        assert budget.columns(found.size).tolist() == [1], (case, exact, found.size)
+        checked += 1
+    return checked
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("name", ["one logit at a threshold", "two logits", "two logits at a threshold"])
+def test_a_single_step_breaks_a_binary_linear_model_wherever_it_can_be(name: str, norm: Norm, seed: int) -> None:
+    model = linear(seed, *GOALS[name])
+    assert broken_from(model, norm, lambda *of: single_step(*of, gradient=None, width=5), 1e-4) >= 5
+
+
+EXACT = [
+    (MarginPGD(20), "linf", 1e-4),
+    (MarginPGD(20), "l2", 0.005),  # where the box binds, normalised steps come near to the best change only
+    (MarginPGD(20), "l1", 1e-4),
+    (APGD("margin", 30), "linf", 1e-4),
+    (APGD("margin", 30), "l2", 0.005),
+    (APGD("margin", 60), "l1", 0.005),
+]
+
+
+@pytest.mark.parametrize(("walker", "norm", "tolerance"), EXACT)
+@pytest.mark.parametrize("name", ["one logit at a threshold", "two logits", "three logits", "five logits", "findings"])
+def test_walkers_break_linear_models_wherever_they_can_be(
+    name: str, walker: Walker, norm: Norm, tolerance: float
+) -> None:
+    model = linear(2, *GOALS[name], count=6)
+
+    def attack(cases: Cases, budget: Budget) -> Found:
+        tries = attempts(cases, cases.forward(cases.pixels), 1, 9)
+        return pursue(cases, budget, walker, width=64, attempts=tries)
+
+    assert broken_from(model, norm, attack, tolerance) >= 4
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+@pytest.mark.parametrize("name", ["missed disease", "two grades off"])
+def test_directions_and_grades_are_broken_near_the_smallest_change_and_never_below(name: str, norm: Norm) -> None:
+    """The way to break then is a corner where several classes tie, which gradient steps approach."""
+    model = linear(3, *GOALS[name], count=8)
+
+    def attack(cases: Cases, budget: Budget) -> Found:
+        tries = attempts(cases, cases.forward(cases.pixels), 2, 9)
+        return pursue(cases, budget, APGD("margin", 60), width=64, attempts=tries)
+
+    assert broken_from(model, norm, attack, 0.1) >= 3
+
+
+def test_a_case_with_nothing_to_break_is_not_attacked() -> None:
+    model = linear(3, *GOALS["missed disease"], count=12)
+    healthy = model.logits().argmax(dim=1) == 0
+    assert 0 < int(healthy.sum()) < 12
+    budget = budget_of("linf", (0.5,), model.cases.pixels)
+    tries = attempts(model.cases, model.logits(), 1, 0)
+    found = pursue(model.cases, budget, MarginPGD(3), width=64, attempts=tries)
+    assert torch.equal(found.looks == 0, healthy)
+    assert bool(found.size[healthy].isinf().all())
+
+
+def test_the_single_step_of_l0_moves_the_values_that_gain_most_to_their_bounds() -> None:
+    pixels = torch.tensor([0.5, 0.9, 0.0, 0.2]).view(1, 1, 2, 2)
+    weights = torch.tensor([1.0, 3.0, -9.0, -2.0])  # gains: 0.5, 0.3, nothing, 0.4
+    cases = cases_of(
+        lambda x: (x.flatten(1) @ weights)[:, None] - (weights @ pixels.flatten() + 0.85).item(),
+        pixels,
+        class_goal(torch.tensor([0]), 2, Decision(1, 0.5)),
+        keys=["a"],
+        seed=0,
+    )
+    found = single_step(cases, budget_of("l0", (0.25, 0.5, 0.75), pixels), gradient=None, width=1)
+    assert found.size.tolist() == [2.0]
+    torch.testing.assert_close(found.images.flatten(), torch.tensor([1.0, 0.9, 0.0, 0.0]))
+    assert pursue(cases, budget_of("l0", (0.25, 0.5), pixels), MarginPGD(3), width=1).size.tolist() == [2.0]
+
+
+def test_the_single_step_of_linf_is_the_fast_gradient_sign_method() -> None:
+    model = linear(5, *GOALS["two logits"], count=3)
+    pixels = model.cases.pixels
+    slope = (model.weights[1] - model.weights[0]).view(1, 1, SIDE, SIDE)
+    up = torch.where(model.logits().argmax(dim=1) == 0, 1.0, -1.0)[:, None, None, None]
+    found = single_step(model.cases, budget_of("linf", (0.6,), pixels), gradient=None, width=2)
+    expected = (pixels + 0.6 * torch.sign(up * slope)).clamp(0, 1)
+    assert torch.isfinite(found.size).all()
+    torch.testing.assert_close(found.images, expected)
+
+
+def test_one_gradient_serves_all_budgets() -> None:
+    asked: list[bool] = []
+    model = linear(6, *GOALS["two logits"], count=4)
+
+    def recording(images: torch.Tensor) -> torch.Tensor:
+        asked.append(images.requires_grad)
+        return model.cases.forward(images)
+
+    cases = cases_of(recording, model.cases.pixels, model.cases.goal, keys=list("abcd"), seed=0)
+    budget = budget_of("linf", tuple(0.01 * 1.5**step for step in range(9)), cases.pixels)
+    taken = single_step(cases, budget, gradient=None, width=3)
+    assert asked[:2] == [True, True]
+    assert not any(asked[2:])
+    labels = cases.goal.broken(model.logits())
+    assert not labels.any()
+    slope = model.weights[1] - model.weights[0]
+    up = torch.where(model.logits().argmax(dim=1) == 0, 1.0, -1.0)
+    given_slope = (up[:, None] * slope).view(4, 1, SIDE, SIDE)
+    asked.clear()
+    given_found = single_step(cases, budget, gradient=given_slope, width=3)
+    assert not any(asked)
+    assert torch.equal(given_found.size, taken.size)
+    assert torch.equal(given_found.looks + 1, taken.looks)
+
+
+def test_a_slope_that_is_zero_or_no_number_moves_nothing_and_is_noted() -> None:
+    model = linear(7, *GOALS["two logits"], count=3)
+    slope = torch.ones(3, 1, SIDE, SIDE)
+    slope[0] = 0.0
+    slope[1] = torch.nan
+    found = single_step(model.cases, budget_of("l2", (0.2,), slope), gradient=slope, width=3)
+    assert found.flat.tolist() == [True, False, False]
+    assert found.nonfinite.tolist() == [False, True, False]
+    assert found.size[:2].isinf().all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_noise_looks_at_so_many_draws_and_finds_the_smallest_that_breaks(norm: Norm) -> None:
+    model = linear(8, *GOALS["two logits"])
+    cases = model.cases
+    budget = budget_of(norm, (0.45,), cases.pixels)
+    found = noise(cases, budget, draws=7, width=5)
+    assert found.looks.tolist() == [7] * len(cases)
+    low, high = -cases.pixels, 1 - cases.pixels
+    radius = torch.full((len(cases),), budget.radii[0])
+    hit = torch.zeros(len(cases), dtype=torch.bool)
+    for number in range(1, 8):
+        change = drawn(low, high, radius, norm, cases.generators(f"start/{number}"))
+        hit |= cases.broken((cases.pixels + change).clamp(0, 1))
+    assert torch.equal(torch.isfinite(found.size), hit)
+    assert 0 < int(hit.sum()) < len(hit)
+
+
+def test_more_draws_break_no_less() -> None:
+    cases = linear(9, *GOALS["three logits"], count=20).cases
+    budget = budget_of("l2", (0.2, 0.4), cases.pixels)
+    few, many = (noise(cases, budget, draws=draws, width=64) for draws in (2, 20))
+    assert bool((budget.columns(many.size) <= budget.columns(few.size)).all())
+    assert int((budget.columns(many.size) < budget.columns(few.size)).sum()) > 0
+
+
+def toy(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A curved decision on two pixels: one logit of a small network."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = 4 * torch.randn(2, 8, generator=generator), torch.randn(8, generator=generator)
+    offset = torch.randn(8, generator=generator)
+    return lambda images: (torch.tanh((images.flatten(1) - 0.5) @ first + offset) @ second)[:, None]
+
+
+def on_grid(forward: Callable[[torch.Tensor], torch.Tensor], goal: Goal, pixels: torch.Tensor, norm: Norm) -> float:
+    """The smallest breaking change on grids of 401 × 401 images: over the whole box, then around what that found."""
+    centre, reach, found = pixels.flatten(), 1.0, math.inf
+    for _ in range(3):
+        lines = [torch.linspace(max(at - reach, 0.0), min(at + reach, 1.0), 401) for at in centre.tolist()]
+        grid = torch.cartesian_prod(*lines)
+        broken = goal.rows(torch.zeros(len(grid), dtype=torch.long)).broken(forward(grid.view(-1, 1, 1, 2)))
+        change = (grid - centre).abs()
+        every = {"linf": change.amax(dim=1), "l2": change.square().sum(dim=1).sqrt(), "l1": change.sum(dim=1)}
+        if not bool(broken.any()):
+            break
+        found = float(every[norm][broken].min())
+        reach = 1.02 * found
+    return found
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("walker", [MarginPGD(40), APGD("margin", 60), APGD("cross_entropy", 60)])
+def test_a_curved_decision_is_broken_where_a_grid_says_so(walker: Walker, seed: int, norm: Norm) -> None:
+    forward = toy(seed)
+    pixels = torch.tensor([0.35, 0.6]).view(1, 1, 1, 2)
+    goal = class_goal((forward(pixels)[:, 0] >= 0).long(), 2, Decision(1, 0.5))
+    cases = cases_of(forward, pixels, goal, keys=["a"], seed=1)
+    exact = on_grid(forward, goal, pixels, norm) / unit(norm, (1, 1, 2))
+    epsilons = [share * min(exact, 0.9) for share in (0.5, 0.97, 1.03, 1.1)]
+    budget = budget_of(norm, epsilons, pixels)
+    found = pursue(cases, budget, walker, width=8, attempts=[[Attempt(start) for start in range(6)]])
+    assert budget.columns(found.size).tolist() == ([2] if math.isfinite(exact) else [4])
+
+
+@quick
+@given(
+    norm=st.sampled_from(NORMS),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    epsilon=st.floats(0.01, 1.0),
+    start=st.integers(0, 2),
+    seed=st.integers(0, 999),
+    which=st.sampled_from(["pgd", "apgd", "noise", "single"]),
+)
+def test_what_is_found_is_allowed_and_breaks(
+    norm: Norm, shape: tuple[int, int, int], epsilon: float, start: int, seed: int, which: str
+) -> None:
+    if which == "apgd" and norm == "l0":
+        return
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(3, *shape, generator=generator)
+    pixels[0] = pixels[0].round()
+    weights = torch.randn(3, math.prod(shape), generator=generator)
+    free = torch.rand(pixels.shape, generator=generator) < 0.8
+    low = torch.where(free, (pixels - torch.rand(pixels.shape, generator=generator)).clamp(min=0.0), pixels)
+    high = torch.where(free, (pixels + torch.rand(pixels.shape, generator=generator)).clamp(max=1.0), pixels)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.sin(3 * images.flatten(1)) @ weights.T
+
+    goal = class_goal(forward(pixels).argmax(dim=1), 3, Decision())
+    plain = cases_of(forward, pixels, goal, keys=list("abc"), seed=seed)
+    cases = Cases(forward, plain.pixels, goal, plain.keys, seed, low, high)
+    budget = budget_of(norm, (epsilon / 2, epsilon), pixels)
+    tries = [[Attempt(start)]] * 3
+    runs: dict[str, Callable[[], Found]] = {
+        "pgd": lambda: pursue(cases, budget, MarginPGD(6), width=2, attempts=tries),
+        "apgd": lambda: pursue(cases, budget, APGD("margin", 10), width=2, attempts=tries),
+        "noise": lambda: noise(cases, budget, draws=3, width=2),
+        "single": lambda: single_step(cases, budget, gradient=None, width=2),
+    }
+    found = runs[which]()
+    hit = torch.isfinite(found.size)
+    change = (found.images - pixels).double().flatten(1)
+    sizes = {
+        "linf": change.abs().amax(1), "l2": change.square().sum(1).sqrt(), "l1": change.abs().sum(1),
+        "l0": (change != 0).sum(1).double(),
+    }[norm]  # fmt: skip
+    torch.testing.assert_close(sizes[hit], found.size[hit])
+    assert bool((sizes <= budget.radii[-1] + budget.slack).all())
+    assert bool(((found.images >= low - 1e-6) & (found.images <= high + 1e-6)).all())
+    assert bool(((found.images >= 0) & (found.images <= 1)).all())
+    assert bool((found.images == pixels)[~free].all())
+    assert bool(cases.broken(found.images)[hit].all())
+    assert bool((found.images == pixels).flatten(1).all(1)[~hit].all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_random_starts_depend_on_case_and_start_alone(norm: Norm) -> None:
+    cases = linear(11, *GOALS["two logits"], count=4).cases
+    budget = budget_of(norm, (1e-4,), cases.pixels)
+    firsts: dict[tuple[int, int], torch.Tensor] = {}
+
+    def run(order: torch.Tensor, starts: tuple[int, ...]) -> dict[tuple[int, int], torch.Tensor]:
+        points: dict[tuple[int, int], torch.Tensor] = {}
+
+        def watch(rows, state, seen) -> None:  # type: ignore[no-untyped-def]  # Watch
+            for row in torch.nonzero(rows.step == 0).squeeze(1).tolist():
+                points[int(order[rows.place[row]]), int(rows.start[row])] = state["at"][row]
+
+        tries = [[Attempt(start) for start in starts]] * len(order)
+        pursue(cases.rows(order), budget.rows(order), MarginPGD(2), width=3, attempts=tries, watch=watch)
+        return points
+
+    firsts = run(torch.arange(4), (0, 1, 2))
+    again = run(torch.tensor([3, 1]), (2, 0))
+    assert all(torch.equal(firsts[key], point) for key, point in again.items())
+    assert all(torch.equal(firsts[case, 0], cases.pixels[case]) for case in range(4))
+    assert not torch.equal(firsts[0, 1], firsts[0, 2])
+    assert not torch.equal(firsts[0, 1] - cases.pixels[0], firsts[1, 1] - cases.pixels[1])
+
+
+def test_counts_below_one_are_refused() -> None:
+    cases = linear(0, *GOALS["two logits"], count=2).cases
+    budget = budget_of("linf", (0.1,), cases.pixels)
+    with pytest.raises(ConfigError, match="found 0 steps"):
+        MarginPGD(0)
+    with pytest.raises(ConfigError, match="found 0 draws"):
+        noise(cases, budget, draws=0, width=4)
