@@ -59,8 +59,6 @@ _BINARY_STEPS = 5
 _CAP = 10.0
 """Of a margin that DDN sees through a cross-entropy, whose slope float32 loses at about 100."""
 _NOISES, _BLENDS = 5, (1.0, 0.5)
-_FAILURES = (ArithmeticError, LookupError, RuntimeError, ValueError)
-"""What a model raises on an image that it does not take, and foolbox on numbers that it did not foresee."""
 
 
 def blocked(name: str) -> str | None:
@@ -117,9 +115,10 @@ def minimal_norm(cases: Cases, budget: Budget, *, attack: str, steps: int, width
         raise ConfigError(f"found the attack {attack!r} in {budget.norm}: {reason} Known: {bounds}.")
     if steps < 1 or width < 1:
         raise ConfigError(f"found steps = {steps} and width = {width} for {attack}: both must be at least 1")
-    found = nothing(cases)
-    for rows in _open(cases, budget, width):
-        _merge(found, rows, _smallest(cases.rows(rows), budget.norm, attack, make(steps)))
+    with torch.inference_mode(False), torch.no_grad():
+        found = nothing(cases)
+        for rows in _open(cases, budget, width):
+            _merge(found, rows, _smallest(cases.rows(rows), budget.norm, attack, make(steps)))
     return found
 
 
@@ -151,20 +150,17 @@ def _scale(margins: torch.Tensor, steepness: torch.Tensor, attack: str) -> torch
 
 
 def _walked(cases: Cases, norm: Norm, attack: str, scale: torch.Tensor, search: MinimizationAttack) -> Found:
-    """What a walk over all cases found; where it fails, its halves are walked alone, down to the case that is the cause."""
     device, ddn = cases.pixels.device, attack == "ddn"
-    view = View(
-        cases, norm, scale=scale, cap=_CAP if ddn else torch.inf, lost=_directions(cases, "ddn") if ddn else None
-    )
-    labels = torch.zeros(len(cases), dtype=torch.int64, device=device)
-    with torch.inference_mode(False), torch.enable_grad(), own_randomness(cases.seed, device):
-        done = _finished(view, partial(search.run, view, cases.pixels.clone(), Misclassification(labels)))
-    if done or len(cases) == 1:
-        view.found.nonfinite.logical_or_(torch.tensor(not done, device=device))
-        return view.found
-    for rows in torch.arange(len(cases), device=device).chunk(2):
-        _merge(view.found, rows, _walked(cases.rows(rows), norm, attack, scale[rows], search))
-    return view.found
+
+    def started(rows: torch.Tensor) -> Started:
+        part = cases.rows(rows)
+        lost = _directions(part, "ddn") if ddn else None
+        view = View(part, norm, scale=scale[rows], cap=_CAP if ddn else torch.inf, lost=lost)
+        labels = Misclassification(torch.zeros_like(rows))
+        return view, partial(search.run, view, part.pixels.clone(), labels)
+
+    with torch.enable_grad(), own_randomness(cases.seed, device):
+        return _isolated(torch.arange(len(cases), device=device), started)
 
 
 def _directions(cases: Cases, purpose: str) -> torch.Tensor:
@@ -172,6 +168,22 @@ def _directions(cases: Cases, purpose: str) -> torch.Tensor:
     shape = cases.pixels.shape[1:]
     drawn = [torch.randn(shape, generator=generator) for generator in cases.generators(purpose)]
     return torch.stack(drawn).to(cases.pixels)
+
+
+Started = tuple[View, Callable[[], Any]]
+"""What is seen of some cases, and the walk that is to be taken with it."""
+
+
+def _isolated(rows: torch.Tensor, started: Callable[[torch.Tensor], Started]) -> Found:
+    """What a walk on all rows (n,) found; where it fails, its halves go alone, down to the case that is the cause."""
+    view, walk = started(rows)
+    done = _finished(view, walk)
+    if done or len(rows) == 1:
+        view.found.nonfinite.logical_or_(torch.tensor(not done, device=rows.device))
+        return view.found
+    for half in torch.arange(len(rows), device=rows.device).chunk(2):
+        _merge(view.found, half, _isolated(rows[half], started))
+    return view.found
 
 
 def _finished(view: View, walk: Callable[[], Any]) -> bool:
@@ -186,9 +198,9 @@ def _finished(view: View, walk: Callable[[], Any]) -> bool:
         return True
     except torch.OutOfMemoryError:
         raise
-    except AssertionError:
+    except (AssertionError, ValueError):
         return not view.refused
-    except _FAILURES:
+    except (ArithmeticError, LookupError, RuntimeError):
         return False
     return True
 
@@ -211,17 +223,24 @@ def shrunk(cases: Cases, images: torch.Tensor, norm: Norm, steps: int = SHRINK_L
     l0: pixels go back to what they were, the smallest change first. An image that breaks nothing gives none, unless a point of
     the bisection does. Nothing between two looks is known: the shortest break on the way may be shorter.
     """
-    view = View(cases, norm)
-    change = images - cases.pixels
-    parted = _largest if norm == "l0" else _scaled
-    low = torch.zeros(len(cases), device=images.device)
-    high = torch.ones_like(low)
+
+    def started(rows: torch.Tensor) -> Started:
+        view = View(cases.rows(rows), norm)
+        return view, partial(_bisected, view, images[rows], _largest if norm == "l0" else _scaled, steps)
+
+    return _isolated(torch.arange(len(cases), device=images.device), started)
+
+
+def _bisected(
+    view: View, images: torch.Tensor, shortened: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], steps: int
+) -> None:
+    change = images - view.cases.pixels
+    low, high = torch.zeros(len(images), device=images.device), torch.ones(len(images), device=images.device)
     view.broken(images)
     for _ in range(steps):
         middle = (low + high) / 2
-        broken = view.broken(cases.pixels + parted(change, middle))
+        broken = view.broken(view.cases.pixels + shortened(change, middle))
         low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
-    return view.found
 
 
 def _scaled(change: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -288,9 +307,10 @@ def decision_based(cases: Cases, budget: Budget, *, attack: str, queries: int, w
         )
     if queries < 1 or width < 1:
         raise ConfigError(f"found queries = {queries} and width = {width} for {attack}: both must be at least 1")
-    found = nothing(cases)
-    for row in _open(cases, budget, 1):
-        _merge(found, row, _decided(cases, row, budget.norm, attack, queries, width))
+    with torch.inference_mode(False), torch.no_grad():
+        found = nothing(cases)
+        for row in _open(cases, budget, 1):
+            _merge(found, row, _decided(cases, row, budget.norm, attack, queries, width))
     return found
 
 
@@ -298,19 +318,18 @@ def _decided(cases: Cases, row: torch.Tensor, norm: Norm, attack: str, queries: 
     one, last = cases.rows(row), min(SHRINK_LOOKS + 1, queries // 10)
     view = View(one, norm, limit=queries - last)
     search = _HopSkipJump(norm, width) if attack == "hop_skip_jump" else BoundaryAttack(steps=queries)
+    if bool(view.broken(one.pixels)):
+        return view.found
 
     def walk() -> None:
-        if _started(view, cases, width) and view.found.size[0] > 0:
-            start = view.found.images.cpu().clone()
-            search.run(view, one.pixels.cpu(), ClassOne(), starting_points=start)
+        if _started(view, cases, width):
+            search.run(view, one.pixels.cpu(), ClassOne(), starting_points=view.found.images.cpu().clone())
 
-    seed = case_seed(cases.seed, attack, one.keys[0])
-    with torch.inference_mode(False), torch.no_grad(), own_randomness(seed, torch.device("cpu")):
-        done = _finished(view, walk)
-    view.found.nonfinite.logical_or_(torch.tensor(not done, device=one.pixels.device))
+    with own_randomness(case_seed(cases.seed, attack, one.keys[0]), torch.device("cpu")):
+        found = _isolated(torch.zeros_like(row), lambda rows: (view, walk))
     if last > 1:
-        _shorten(one, view.found, norm, last - 1)
-    return view.found
+        _shorten(one, found, norm, last - 1)
+    return found
 
 
 def _started(view: View, cases: Cases, width: int) -> bool:
@@ -322,7 +341,7 @@ def _started(view: View, cases: Cases, width: int) -> bool:
         clean + share * (noise - clean) for share in _BLENDS
     ]
     nearest = size(cases.pixels - clean, "l2").argsort().to(clean.device)
-    for images in (clean, torch.cat(own), cases.pixels[nearest]):
+    for images in (torch.cat(own), cases.pixels[nearest]):
         for part in torch.split(images, width):
             if bool(view.broken(part).any()):
                 return True

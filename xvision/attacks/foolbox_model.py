@@ -152,19 +152,14 @@ class View(Model):
         self.found.looks.copy_(looks)
 
     def _noted(self, cases: Cases, places: torch.Tensor, points: torch.Tensor, broken: torch.Tensor) -> torch.Tensor:
-        """(n,) the breaks, those that are the smallest of their case being confirmed and kept."""
-        hits = torch.nonzero(broken).squeeze(1)
-        if len(hits) == 0:
-            return broken
-        sizes = torch.full((len(points),), torch.inf, dtype=torch.float64)
-        sizes[hits.cpu()] = size(points[hits] - cases.pixels[hits], self.norm)
-        smaller = sizes < self.found.size[places.cpu()]
-        held = cases.confirmed(points, broken & smaller.to(broken.device))
-        for row in torch.nonzero(held).squeeze(1).tolist():
-            place = int(places[row])
-            if sizes[row] < self.found.size[place]:
-                self.found.size[place], self.found.images[place] = sizes[row], points[row]
-        return torch.where(smaller.to(broken.device), held, broken)
+        """(n,) the breaks that are confirmed; the smallest of a case is kept."""
+        held = cases.confirmed(points, broken)
+        hits = torch.nonzero(held).squeeze(1)
+        sizes = size(points[hits] - cases.pixels[hits], self.norm).tolist()
+        for row, place, measured in zip(hits.tolist(), places[hits].tolist(), sizes, strict=True):
+            if measured < self.found.size[place]:
+                self.found.size[place], self.found.images[place] = measured, points[row]
+        return held
 
     def _filled(self, slope: torch.Tensor) -> torch.Tensor:
         if self._lost is None:
