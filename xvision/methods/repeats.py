@@ -40,26 +40,26 @@ Ask = Callable[[Forward, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class ImageRepeat:
-    """Other pixels of the same image. stands_for: what happens in practice that this imitates.
-
-    times: how often it is asked; None for one that is drawn, as often as the audit says.
-    """
+class Repeat:
+    """A way of seeing an image again. stands_for: what happens in practice that this imitates."""
 
     name: str
     title: str
     stands_for: str
+
+
+@dataclass(frozen=True)
+class ImageRepeat(Repeat):
+    """Other pixels of the same image. times: how often it is asked; None for one that is drawn, as often as the audit says."""
+
     apply: Apply
     times: int | None = 1
 
 
 @dataclass(frozen=True)
-class PassRepeat:
+class PassRepeat(Repeat):
     """The same pixels, computed in another way. fewest: images that a batch must hold for it to mean anything."""
 
-    name: str
-    title: str
-    stands_for: str
     ask: Ask
     fewest: int = 1
 
@@ -181,6 +181,10 @@ PASS_REPEATS: tuple[PassRepeat, ...] = (
     PassRepeat("alone", "Alone instead of in a batch", "one patient at a time", alone, fewest=2),
     PassRepeat("batch_order", "Batch in reversed order", "another order of patients", reversed_order, fewest=2),
 )
+DOUBLE = Repeat("float64", "64-bit arithmetic (float64)", "rounding of float32 itself")
+"""By ``in_double``."""
+RESAMPLING = Repeat("resampling", "Read with another resizing filter", "another library prepares the image")
+"""By whoever can read the image again."""
 
 
 def in_double(module: nn.Module, *, most_bytes: int) -> nn.Module:
@@ -242,3 +246,20 @@ def margins(logits: np.ndarray, decision: Decision) -> np.ndarray:
     """(N,) log-odds between the decided class and the next, 0 at the threshold; for logits (N, K)."""
     ordered = np.sort(shifted_logits(logits.astype(np.float64), decision), axis=1)
     return np.asarray(ordered[:, -1] - ordered[:, -2])
+
+
+def turned(
+    decided: np.ndarray, before: np.ndarray, labels: np.ndarray, healthy: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flips that do harm: (N,) ill cases found before and missed now, (N,) healthy ones cleared before and called ill now.
+
+    decided: (N, T) with -1 for no decision. before, labels: (N,) classes. healthy: the class without disease; without one,
+    nothing is missed and nothing is a false alarm.
+    """
+    if healthy is None:
+        nothing = np.zeros(len(labels), dtype=bool)
+        return nothing, nothing
+    ill, cleared = labels != healthy, before == healthy
+    missed = (ill & ~cleared)[:, None] & (decided == healthy)
+    alarm = (~ill & cleared)[:, None] & (decided != healthy) & (decided >= 0)
+    return missed.any(axis=1), alarm.any(axis=1)
