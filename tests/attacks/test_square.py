@@ -59,7 +59,8 @@ def distances(part: Cases, weight: torch.Tensor, labels: torch.Tensor, norm: Nor
     own = logits.gather(1, labels[:, None])
     slopes = weight.T[None] - weight.T[labels][:, None]
     far = (own - logits) / torch.linalg.vector_norm(slopes, DUAL[norm], dim=2)
-    return far.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+    nearest: torch.Tensor = far.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+    return nearest
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -307,7 +308,8 @@ def test_the_model_stays_as_it_is_and_is_asked_without_gradients() -> None:
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         asked.append(torch.is_grad_enabled())
-        return model(pixels)
+        logits: torch.Tensor = model(pixels)
+        return logits
 
     pixels = images(4, (1, 5, 6))
     part = cases(forward, pixels, class_goal(model(pixels).argmax(dim=1), 2, PLAIN))
