@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,16 @@ def test_the_declared_grid_is_what_it_says() -> None:
     for severity in (1, 2, 3):
         moves = [each.displacement for each in found if each.severity == severity]
         assert moves == sorted(moves)
+
+
+def test_what_a_severity_allows_in_words() -> None:
+    grid = Grid()
+    assert [grid.words("rotation", rank) for rank in (1, 3)] == ["rotated by at most 5°", "rotated by at most 15°"]
+    assert grid.words("shift", 2) == "shifted by at most 4 % along each axis"
+    assert [grid.words("scale", rank) for rank in (1, 2, 3)] == [
+        "scaled by at most 5 %", "scaled by at most 10 %", "scaled by at most 10 %"
+    ]  # fmt: skip
+    assert grid.words("together", 2) == "rotated, shifted and scaled at once, each up to severity 2"
 
 
 def test_fewer_combinations_are_spread_over_the_severities() -> None:
@@ -194,6 +205,6 @@ def test_changes_in_words() -> None:
     "wrong",
     [{"rotations": (0.0,)}, {"shifts": (1.0,)}, {"scales": (1.0,)}, {"rotations": (), "shifts": (), "scales": ()}, {"combinations": -1}],
 )  # fmt: skip
-def test_what_is_no_grid_is_refused(wrong: dict[str, object]) -> None:
+def test_what_is_no_grid_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"give .* (above 0|1|shifts or scales)"):
-        Grid(**wrong)  # type: ignore[arg-type]  # one field of each kind
+        Grid(**wrong)

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
 from xvision.attacks.balls import size, unit
 from xvision.attacks.cases import Cases, cases_of
 from xvision.attacks.goals import class_goal
-from xvision.attacks.universal import universal
+from xvision.attacks.universal import tuning_half, universal
 from xvision.errors import ConfigError, DataError
 from xvision.methods.decision import Decision, Direction
 
@@ -158,6 +159,20 @@ def test_three_classes_and_a_box_that_binds() -> None:
     expected = part.broken((pixels + found.perturbation).clamp(0, 1))
     assert torch.equal(torch.cat([found.tuned, found.held_out]), expected)
     assert found.held_out.float().mean() > found.held_out_control.float().mean()
+
+
+def test_a_patient_is_in_one_half_only() -> None:
+    patients = np.array(["a", "b", "a", "c", "d", "e", "e", "e", "a"])
+    for seed in range(20):
+        chosen = tuning_half(patients, np.random.default_rng(seed), 200)
+        members = set(patients[chosen])
+        assert len(members) == 2
+        assert not members & set(patients[~chosen])
+        few = tuning_half(patients, np.random.default_rng(seed), 3)
+        assert int(few.sum()) <= 3
+        assert not (few & ~chosen).any()
+    assert not tuning_half(np.array(["a", "a"]), np.random.default_rng(0), 200).any()
+    assert not tuning_half(np.array([], dtype=str), np.random.default_rng(0), 200).any()
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:

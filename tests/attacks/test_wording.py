@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from xvision.attacks.cases import Cases, cases_of
 from xvision.attacks.goals import class_goal
 from xvision.attacks.wording import EDITS, Wording, variants, wording
-from xvision.errors import DataError
+from xvision.errors import ConfigError, DataError
 from xvision.methods.decision import Decision
 from xvision.models.huggingface import adapt, preprocessing_of
 from xvision.models.llm.classifier import preset
@@ -202,3 +202,5 @@ def test_where_there_is_no_text_it_says_why() -> None:
         worded(lambda text: True, "", " ")
     with pytest.raises(DataError, match="1 texts for 2 cases"):
         wording(Clerk(lambda text: True), cases(2), ["Cough"], synonyms={}, most=1, width=4)
+    with pytest.raises(ConfigError, match="allow at least 1"):
+        worded(lambda text: True, "Cough", most=0)

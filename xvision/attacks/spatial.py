@@ -90,6 +90,16 @@ class Grid:
         """The highest severity of a transformation."""
         return max(len(set(map(abs, self.rotations))), len(self._sizes), len(set(self.shifts)))
 
+    def words(self, family: str, severity: int) -> str:
+        """What a family may do up to a severity: ``rotated by at most 5°``."""
+        if family == "rotation":
+            return f"rotated by at most {sorted(set(self.rotations))[:severity][-1]:g}°"
+        if family == "shift":
+            return f"shifted by at most {100 * sorted(set(self.shifts))[:severity][-1]:.3g} % along each axis"
+        if family == "scale":
+            return f"scaled by at most {100 * self._sizes[:severity][-1]:.3g} %"
+        return f"rotated, shifted and scaled at once, each up to severity {severity}"
+
     @property
     def _sizes(self) -> list[float]:
         return sorted({round(abs(factor - 1.0), 9) for factor in self.scales})
@@ -205,11 +215,17 @@ def _first_broken(
 def moved(images: torch.Tensor, transformations: Sequence[Transformation]) -> torch.Tensor:
     """Images (n, C, H, W), each under its transformation: rotated and scaled about the centre, then shifted.
 
-    An unchanged image is returned to the last bit. Interpolation is bilinear in float32, the border is repeated.
+    An unchanged image is returned to the last bit. Interpolation is bilinear in float32, which also blurs a little; the border is
+    repeated.
     """
-    turns = torch.tensor([_inverse(each, *images.shape[2:]) for each in transformations], dtype=torch.float64)
-    grid = F.affine_grid(turns.float().to(images.device), list(images.shape), align_corners=False)
-    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False).clamp(0.0, 1.0)
+    height, width = images.shape[2:]
+    turns = torch.tensor([_inverse(each, height, width) for each in transformations], dtype=torch.float64)
+    cells = turns.float().to(images.device)[:, :, :, None, None]
+    down, right = ((2.0 * torch.arange(size, device=images.device) + 1.0) / size - 1.0 for size in (height, width))
+    grid = cells[:, :, 0] * right[None, None, None, :] + cells[:, :, 1] * down[None, None, :, None] + cells[:, :, 2]
+    sampled = F.grid_sample(
+        images, grid.movedim(1, -1), mode="bilinear", padding_mode="border", align_corners=False
+    ).clamp(0.0, 1.0)
     same = torch.tensor([each.family == "unchanged" for each in transformations], device=images.device)
     return torch.where(same[:, None, None, None], images, sampled)
 

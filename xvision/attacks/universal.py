@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from xvision.attacks.balls import project, steepest, unit
@@ -35,6 +36,15 @@ class Universal(NamedTuple):
     held_out: torch.Tensor
     tuned_control: torch.Tensor
     held_out_control: torch.Tensor
+
+
+def tuning_half(patients: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """(N,) bool, the cases of half of the patients (N,), rounded down and drawn at random: fewer where they have over ``most`` cases."""
+    named, codes = np.unique(patients, return_inverse=True)
+    order = rng.permutation(len(named))[: len(named) // 2]
+    counts = np.bincount(codes, minlength=len(named))
+    chosen: np.ndarray = np.isin(codes, order[np.cumsum(counts[order]) <= most])
+    return chosen
 
 
 class _Pass(NamedTuple):

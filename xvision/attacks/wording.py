@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from xvision.attacks.cases import Cases
-from xvision.errors import DataError
+from xvision.errors import ConfigError, DataError
 from xvision.result import NotApplicable
 
 Edit = Callable[[str], str]
@@ -62,8 +62,11 @@ def wording(
     Single edits come first, and only cases that they do not break go on to pairs. Cost: about 15 passes per case with most = 1,
     about 100 with 2, fewer for short texts.
 
-    Raises NotApplicable where the model reads no text or no case has one, DataError unless there is one text per case.
+    Raises NotApplicable where the model reads no text or no case has one, DataError unless there is one text per case,
+    ConfigError for most below 1.
     """
+    if most < 1:
+        raise ConfigError(f"found at most {most} edits of a text: allow at least 1")
     if not getattr(model, "takes_text", False):
         raise NotApplicable("the model reads no text beside the image, so there is nothing to word otherwise")
     if len(texts) != len(cases):
