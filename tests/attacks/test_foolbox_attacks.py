@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from xvision.attacks.balls import Norm, size
 from xvision.attacks.cases import Budget, Cases, Found, budget_of, cases_of
 from xvision.attacks.foolbox_attacks import BLOCKED, blocked, decision_based, minimal_norm, shrunk
-from xvision.attacks.goals import Goal, class_goal, finding_goal
+from xvision.attacks.goals import ClassGoal, Goal, class_goal, finding_goal
 from xvision.errors import ConfigError, ModelError
 from xvision.methods.decision import Decision
 
@@ -58,6 +59,11 @@ def small_margins(count: int, weight: torch.Tensor, seed: int = 2) -> torch.Tens
 
 def two_logits(weight: torch.Tensor, scale: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: torch.stack([torch.zeros(len(x)), scale * (x.flatten(1) @ weight)], dim=1)
+
+
+def above(weight: torch.Tensor, level: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Class 1 where the product with the weights is above the level."""
+    return lambda x: torch.stack([torch.zeros(len(x)), x.flatten(1) @ weight - level], dim=1)
 
 
 def linear_cases(count: int = 12, *, side: int = SIDE, scale: float = 1.0) -> tuple[Cases, torch.Tensor, torch.Tensor]:
@@ -137,7 +143,7 @@ def test_l0_may_change_every_pixel() -> None:
     """Stock foolbox reads beyond the image there: no pixel may be spared."""
     weight = torch.ones(4)
     pixels = torch.full((3, 1, 2, 2), 0.9)
-    forward = lambda x: torch.stack([torch.zeros(len(x)), x.flatten(1) @ weight - 0.05], dim=1)  # noqa: E731
+    forward = above(weight, 0.05)
     found = run(case(forward, pixels, class_goal(torch.ones(3, dtype=torch.long), 2, Decision())), "fmn", "l0", 100)
     assert found.size.tolist() == [4.0, 4.0, 4.0]
     assert not found.nonfinite.any()
@@ -233,7 +239,7 @@ def test_the_box_binds(attack: str, norm: Norm) -> None:
     """Half the pixels cannot move further: what they would give, the others must."""
     weight = torch.ones(SIDE * SIDE)
     pixels = torch.where(torch.arange(SIDE * SIDE) % 2 == 0, 1.0, 0.5).view(1, 1, SIDE, SIDE)
-    forward = lambda x: torch.stack([torch.zeros(len(x)), x.flatten(1) @ weight - 49.0], dim=1)  # noqa: E731
+    forward = above(weight, 49.0)
     cases = case(forward, pixels, class_goal(torch.zeros(1, dtype=torch.long), 2, Decision()))
     found = run(cases, attack, norm, 1500 if attack == "hop_skip_jump" else 150)
     exact = 1.0 / 32 if norm == "linf" else 1.0 / math.sqrt(32)
@@ -382,7 +388,8 @@ def test_one_bad_case_does_not_end_the_others(attack: str, norm: Norm, how: str)
         off = (images.flatten(1) @ mark > third - 4.0) & (images != pixels[2]).flatten(1).any(dim=1)
         if how == "raises" and bool(off.any()):
             raise ValueError("this is no radiograph")
-        return plain.forward(images) / (~off[:, None]).float()
+        logits: torch.Tensor = plain.forward(images) / (~off[:, None]).float()
+        return logits
 
     found = run(replace(cases, forward=forward), attack, norm, 15)
     assert found.nonfinite.tolist() == [False, False, True, False, False]
@@ -501,7 +508,7 @@ def test_few_queries_are_never_exceeded(queries: int) -> None:
 def test_without_a_start_a_case_is_not_broken_and_with_another_image_it_is() -> None:
     """Class 1 needs a bright upper half and a dark lower one, which no noise has."""
     mask = torch.cat([torch.ones(32), -torch.ones(32)]) / 32
-    forward = lambda x: torch.stack([torch.zeros(len(x)), x.flatten(1) @ mask - 0.3], dim=1)  # noqa: E731
+    forward = above(mask, 0.3)
     usual = 0.45 + 0.1 * torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     other = torch.cat([torch.full((32,), 0.9), torch.full((32,), 0.1)]).view(1, 1, SIDE, SIDE)
     alone = case(forward, usual, class_goal(torch.tensor([0, 0]), 2, Decision()))
@@ -577,19 +584,20 @@ class Stock:
     """Stock foolbox on the linear cases; its defects are pinned for the version in which they were seen."""
 
     def __init__(self, count: int, logits: int = 2) -> None:
-        import foolbox  # after our own import, which keeps its deprecation warning quiet
-
-        self.foolbox: Any = foolbox
+        # imported after our own door, which keeps its deprecation warning quiet
+        self.foolbox: Any = importlib.import_module("foolbox")
         self.cases, self.margins, self.weight = linear_cases(count)
-        self.labels = (~self.cases.goal.wrong).float().argmax(dim=1)  # type: ignore[attr-defined]
-        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, logits, bias=False))
+        self.labels = (~cast(ClassGoal, self.cases.goal).wrong).float().argmax(dim=1)
+        layer = torch.nn.Linear(SIDE * SIDE, logits, bias=False)
         with torch.no_grad():
-            module[1].weight.zero_()  # type: ignore[operator]
-            module[1].weight[-1] = self.weight.float()  # type: ignore[index]
-        self.model = foolbox.PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
+            layer.weight.zero_()
+            layer.weight[-1] = self.weight.float()
+        module = torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
+        self.model = self.foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
 
     def exact(self, norm: str) -> torch.Tensor:
-        return self.margins / self.weight.norm(DUAL[norm])
+        sizes: torch.Tensor = self.margins / self.weight.norm(DUAL[norm])
+        return sizes
 
 
 def test_the_defects_were_seen_in_this_version() -> None:
@@ -630,7 +638,7 @@ def test_stock_hop_skip_jump_weakens_with_the_batch() -> None:
         attack = stock.foolbox.attacks.HopSkipJumpAttack(steps=5)
         images = attack.run(stock.model, stock.cases.pixels[rows], stock.labels[rows], starting_points=starts[rows])
         ratio = size(images - stock.cases.pixels[rows], "l2") / stock.exact("l2")[rows]
-        return ratio.median().item()
+        return float(ratio.median())
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from eagerpy.astensor import astensor
 
-from xvision.attacks.balls import Norm, size
+from xvision.attacks.balls import Norm, size, unit
 from xvision.attacks.cases import Budget, Cases, Found, nothing
 from xvision.attacks.foolbox_model import (
     BoundaryAttack,
@@ -43,8 +43,8 @@ BLOCKED: Mapping[str, str] = MappingProxyType(
         "l2fmn": "its projection divides a norm by itself, so that the budget never binds: use DDN",
         "linfpgd": "by default it starts at random and walks 1.33 budgets, which is an attack of 8/9 of the budget: use PGD"
         " on the margin",
-        "l1pgd": "it is far from the smallest change, and one step of it farther: use APGD",
-        "l1fastgradient": "it spreads over all pixels what belongs on one: use a single step",
+        "l1pgd": "its steps spread over all pixels what reaches farthest on a few: use APGD",
+        "l1fastgradient": "it spreads over all pixels what reaches farthest on a few: use a single step",
         "brendelbethge": "it can run for ever: use FAB",
         "hopskipjump": "several images in one batch share one normalisation and weaken each other: use decision_based, which"
         " gives it one image at a time",
@@ -135,18 +135,21 @@ def _smallest(cases: Cases, norm: Norm, attack: str, search: MinimizationAttack)
     found.flat.copy_(steepness == 0.0)
     rows = torch.nonzero(torch.isfinite(margins) & (margins <= 0.0) & ~found.nonfinite).squeeze(1)
     if len(rows):
-        scale = _scale(margins[rows].abs(), steepness[rows], attack)
+        scale = _scale(margins[rows].abs(), steepness[rows], attack, unit("l2", cases.pixels.shape[1:]))
         _merge(found, rows, _walked(cases.rows(rows), norm, attack, scale, search))
         _shorten(cases, found, norm, SHRINK_LOOKS)
     return found
 
 
-def _scale(margins: torch.Tensor, steepness: torch.Tensor, attack: str) -> torch.Tensor:
+def _scale(margins: torch.Tensor, steepness: torch.Tensor, attack: str, longest: float) -> torch.Tensor:
     """(n,) the clean margin becomes 1. For Carlini-Wagner its constant of 1 becomes twice the smallest one that could reach the
     boundary were the model linear: if it is much larger, the norm counts for nothing; 2.8 times the exact size was seen.
     """
-    unit = 1.0 / margins.clamp(min=1e-12)
-    return torch.where(steepness > 0.0, 4.0 * margins / steepness.square(), unit) if attack == "cw" else unit
+    sizes = margins.clamp(min=1e-12)
+    if attack != "cw":
+        return 1.0 / sizes
+    reach = (sizes / steepness).clamp(max=longest)
+    return 4.0 * reach.square() / sizes
 
 
 def _walked(cases: Cases, norm: Norm, attack: str, scale: torch.Tensor, search: MinimizationAttack) -> Found:
@@ -271,12 +274,12 @@ class _HopSkipJump(HopSkipJumpAttack):
         self._width = width
 
     def approximate_gradients(self, is_adversarial: Any, x_advs: Any, steps: int, delta: Any) -> Any:
-        """Chen 2020, equations 9 and 16: the mean of the directions, those that break less those that do not."""
+        """The mean of the directions, those that break less those that do not, over their balance (Chen 2020)."""
         point, radius = x_advs.raw, delta.raw.item()
         shape = (steps, *point.shape[1:])
         drawn = torch.randn(shape) if self.constraint == "l2" else 2.0 * torch.rand(shape) - 1.0
-        unit = drawn / drawn.flatten(1).norm(dim=1)[:, None, None, None]
-        points = (point + radius * unit).clamp(0.0, 1.0)
+        directions = drawn / drawn.flatten(1).norm(dim=1)[:, None, None, None]
+        points = (point + radius * directions).clamp(0.0, 1.0)
         taken = (points - point) / (radius + 1e-8)
         parts = [is_adversarial(astensor(part)).raw for part in torch.split(points, self._width)]
         signs = 2.0 * torch.cat(parts).float() - 1.0
