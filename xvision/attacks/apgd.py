@@ -20,10 +20,10 @@ MOMENTUM = 0.75
 """Weight of the new point; the rest continues the last move."""
 RISING = 0.75
 """Share of the steps since the last checkpoint above which the loss must have risen for the step size to stay."""
-FIRST_SHARE = 0.2
-"""l1: share of the pixel values that the first step moves."""
-SPARSER = 1.5
-"""l1: how many times fewer values a step moves than the best change has; how many times smaller a step gets."""
+ONE_IN = 5
+"""l1: the first steps move one in so many pixel values; later ones two in three of those that the best change moves."""
+SMALLER = 1.5
+"""l1: how many times smaller a step gets."""
 SETTLED = 0.95
 """l1: share of its size that the support of the best change keeps when it has settled; then the step size falls."""
 SMALLEST = 0.1
@@ -164,13 +164,21 @@ def _radius(rows: Rows, step: torch.Tensor, steps: int) -> torch.Tensor:
 
 def _sparsity(rows: Rows, points: torch.Tensor, radius: torch.Tensor) -> State:
     """How many values the next steps move, and how far, where a search in an l1 ball starts at ``points``."""
-    support = (points != rows.cases.pixels).flatten(1).sum(dim=1).float()
-    count = float(points[0].numel())
+    support, count = _support(rows, points), points[0].numel()
     return {
-        "share": torch.where(support > 0, support / (SPARSER * count), FIRST_SHARE),
+        "moving": torch.where(support > 0, _fewer(support), max(count // ONE_IN, 1)),
         "support": torch.where(support > 0, support, count),
         "step": radius,
     }
+
+
+def _support(rows: Rows, points: torch.Tensor) -> torch.Tensor:
+    """(n,) how many values differ from the image's."""
+    return (points != rows.cases.pixels).flatten(1).sum(dim=1)
+
+
+def _fewer(support: torch.Tensor) -> torch.Tensor:
+    return (support * 2 // 3).clamp(min=1)
 
 
 def _sparser(rows: Rows, state: State, slope: torch.Tensor, steps: int) -> tuple[State, torch.Tensor]:
@@ -179,13 +187,13 @@ def _sparser(rows: Rows, state: State, slope: torch.Tensor, steps: int) -> tuple
     if not bool(due.any()):
         return state, slope
     radius = _radius(rows, rows.step, steps)
-    support = (state["best"] != rows.cases.pixels).flatten(1).sum(dim=1).float()
+    support = _support(rows, state["best"])
     shrinks = due & (support < SETTLED * state["support"])
-    smaller = torch.maximum(state["step"] / SPARSER, SMALLEST * radius)
+    smaller = torch.maximum(state["step"] / SMALLER, SMALLEST * radius)
     where = per_row(shrinks)
     sparser = {
         "at": torch.where(where, state["best"], state["at"]),
-        "share": torch.where(due, support / (SPARSER * slope[0].numel()), state["share"]),
+        "moving": torch.where(due, _fewer(support), state["moving"]),
         "support": torch.where(due, support, state["support"]),
         "step": torch.where(due, torch.where(shrinks, radius, smaller), state["step"]),
         "since": torch.where(due, torch.zeros_like(state["since"]), state["since"]),
@@ -198,9 +206,8 @@ def _sparse_move(rows: Rows, state: State, slope: torch.Tensor, steps: int) -> S
     at, cases = state["at"], rows.cases
     room = torch.where(slope > 0, at < cases.high, at > cases.low)
     strength = (slope.abs() * room).flatten(1)
-    number = (state["share"] * strength.shape[1]).long().clamp(min=1)
-    ranked = strength.topk(int(number.max()), dim=1).values
-    least = ranked.gather(1, number[:, None] - 1).clamp(min=torch.finfo(strength.dtype).tiny)
+    ranked = strength.topk(int(state["moving"].max()), dim=1).values
+    least = ranked.gather(1, state["moving"][:, None] - 1).clamp(min=torch.finfo(strength.dtype).tiny)
     chosen = (strength >= least).view_as(slope) * torch.sign(slope)
     length = chosen.abs().flatten(1).sum(dim=1).clamp(min=1.0)
     points = torch.addcmul(at, per_row(state["step"] / length), chosen)
