@@ -1,7 +1,7 @@
 """Changes of bounded size: their size, the nearest allowed one, the best one for a slope, a random one.
 
 A change is (B, C, H, W); ``low`` and ``high`` (B, C, H, W) bound it too, low <= 0 <= high, because the pixel it lands on must
-stay within its range; ``radius`` is (B,), one per case. All sums run over the C, H, W of a case.
+stay within its range; ``radius`` is (B,), one per case, finite. All sums run over the C, H, W of a case.
 """
 
 from __future__ import annotations
