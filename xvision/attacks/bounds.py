@@ -51,11 +51,11 @@ class Dense:
 
 class Distances(NamedTuple):
     """size: (B,) float64, no smaller change breaks the decision; 0 where it is broken as it is, infinity where nothing can break
-    it. exact: whether a change hardly larger does, or the size is only a lower bound.
+    it. exact: (B,) bool, whether a change hardly larger breaks it, or the size is only a lower bound.
     """
 
     size: torch.Tensor
-    exact: bool
+    exact: torch.Tensor
 
 
 def read_dense(model: Classifier, pixels: torch.Tensor) -> Dense:
@@ -139,7 +139,8 @@ def linear_distance(logits: torch.Tensor, layer: Layer, goal: ClassGoal, norm: N
     lead = _leads(goal, logits.double().cpu())
     length = torch.linalg.vector_norm(weight[:, None, :] - weight[None, :, :], order, dim=2)
     distance = torch.where(lead > 0, lead / length, torch.zeros_like(lead))
-    return Distances(_weakest(distance, goal), bool(((~goal.wrong).sum(dim=1) == 1).all()))
+    wrong = goal.wrong.cpu()
+    return Distances(_weakest(distance, goal), ((~wrong).sum(dim=1) == 1) | ~wrong.any(dim=1))
 
 
 def certified_linf(
@@ -162,7 +163,7 @@ def certified_linf(
         sure = torch.where(held, torch.maximum(sure, tried), sure)
         step = step / 2
         tried = (tried + torch.where(held, step, -step)).clamp(max=largest)
-    return Distances(sure, exact=False)
+    return Distances(sure, torch.zeros(len(sure), dtype=torch.bool))
 
 
 def leads(dense: Dense, low: torch.Tensor, high: torch.Tensor, goal: ClassGoal) -> torch.Tensor:

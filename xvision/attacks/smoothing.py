@@ -218,8 +218,9 @@ class SmoothedBreak(NamedTuple):
 
 _FURTHER = (0.0, 0.2, 0.6)
 """How far beyond the smallest change that the search found, in sigmas, a break is tried to be shown, one after another."""
-_ADJUST = 0.5
-"""Share by which the radius grows or shrinks at first; it shrinks to nothing over the steps."""
+_ADJUST, _MEMORY, _REACH = 0.3, 0.75, 2.0
+"""Share by which the radius grows or shrinks at first, less and less over the steps; how much of the earlier directions a step keeps;
+how far beyond twice what is known the first radius may be, in sigmas: farther, slopes say little of where the boundary is."""
 
 
 def smoothed_attack(
@@ -228,10 +229,11 @@ def smoothed_attack(
     """Small L2 changes that break the smoothed classifier: upper bounds of what ``certify`` bounds from below.
 
     known: (B,) L2 radii below which no break is looked for, such as certified ones. Climbs the margin averaged over
-    ``samples`` noise draws of each case, the same in every step (Salman 2019), on a sphere that shrinks where most samples are
-    broken and grows where not (after Rony 2019). A found change counts only where fresh votes show, as in ``certify`` and
-    with a chance of error of at most ``alpha`` for each case, that more than half of all noisy copies are broken there; it is
-    enlarged a little where they do not. A size is an upper bound: smaller changes may exist.
+    ``samples`` noise draws of each case (Salman 2019), on a sphere that shrinks where most samples are broken and grows where
+    not (after Rony 2019); every step draws anew, since a change that is fitted to few draws does not hold for others. A found
+    change counts only where fresh votes show, as in ``certify`` and with a chance of error of at most ``alpha`` for
+    each case, that more than half of all noisy copies are broken there; it is enlarged a little where they do not. A size
+    is an upper bound: smaller changes may exist.
 
     Cost: steps × samples passes forward and backward per case, and at most 3 × draws for the votes.
     """
@@ -249,23 +251,22 @@ def smoothed_attack(
 def _searched(cases: Cases, smoothing: Smoothing, known: torch.Tensor, steps: int, samples: int) -> torch.Tensor:
     """(B, C, H, W), the smallest change in the search that broke most samples; zero where none did."""
     low, high = cases.low - cases.pixels, cases.high - cases.pixels
-    noise = _common(cases, smoothing, samples)
-    start = known.float().to(low.device)
-    radius, change = start, torch.zeros_like(cases.pixels)
-    best, least = torch.zeros_like(change), torch.full_like(radius, torch.inf)
+    start = known.float().to(low.device).clamp(min=smoothing.sigma / 4)
+    radius, change, direction = start, torch.zeros_like(low), torch.zeros_like(low)
+    best, least = torch.zeros_like(low), torch.full_like(radius, torch.inf)
     for step in range(steps):
-        margin, slope, share = _average(cases, change, noise, smoothing.width)
-        length = slope.flatten(1).norm(dim=1)
-        size = change.flatten(1).norm(dim=1)
+        margin, slope, share = _average(cases, change, _drawn(cases, smoothing, samples, step), smoothing.width)
+        length, size = _length(slope), change.flatten(1).norm(dim=1)
         hit = share > 0.5
         better = hit & (size < least) & (size > 0)
         best, least = torch.where(_wide(better), change, best), torch.where(better, size, least)
         if step == 0:  # where the average would be broken if it were linear
-            radius = torch.maximum(-margin / length.clamp(min=1e-30), start).clamp(max=balls.unit("l2", low.shape[1:]))
+            radius = torch.minimum(torch.maximum(-margin / length, start), 2 * start + _REACH * smoothing.sigma)
         else:
             factor = _ADJUST * (1 - step / steps)
             radius = torch.where(hit, radius * (1 - factor), radius * (1 + factor))
-        moved = change + _wide(radius / length.clamp(min=1e-30)) * slope
+        direction = _MEMORY * direction + slope / _wide(length)
+        moved = change + _wide(radius / _length(direction)) * direction
         change = balls.steepest(moved, low, high, radius, "l2")
     return best
 
@@ -292,11 +293,11 @@ def _average(
     )
 
 
-def _common(cases: Cases, smoothing: Smoothing, samples: int) -> torch.Tensor:
-    """(B, S, C, H, W) noise for the search, the same in every step, in pairs of opposite sign: their mean has no slope of its own."""
-    pairs = math.ceil(samples / 2)
-    drawn = [torch.cat(list(_blocks(cases, "smoothing search", key, 0, pairs))) for key in cases.keys]
-    half = smoothing.sigma * torch.stack(drawn).to(cases.pixels.device)
+def _drawn(cases: Cases, smoothing: Smoothing, samples: int, step: int) -> torch.Tensor:
+    """(B, S, C, H, W) noise for one step of the search, in pairs of opposite sign: their mean has no slope of its own."""
+    shape = (math.ceil(samples / 2), *cases.pixels.shape[1:])
+    half = torch.stack([torch.randn(shape, generator=each) for each in cases.generators(f"smoothing search {step}")])
+    half = smoothing.sigma * half.to(cases.pixels.device)
     return torch.stack([half, -half], dim=2).flatten(1, 2)[:, :samples]
 
 
@@ -324,3 +325,9 @@ def _shown(cases: Cases, smoothing: Smoothing, changes: torch.Tensor) -> Smoothe
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
     return values[:, None, None, None]
+
+
+def _length(values: torch.Tensor) -> torch.Tensor:
+    """(B,) Euclidean, never 0."""
+    length: torch.Tensor = values.flatten(1).norm(dim=1).clamp(min=1e-30)
+    return length
