@@ -50,7 +50,8 @@ def at_margin(margins: list[float]) -> torch.Tensor:
     flat = images(len(margins)).flatten(1)
     wanted = torch.tensor(margins) * SPREAD
     flat = flat + ((wanted - linear(flat)[:, 0]) / WEIGHT.square().sum())[:, None] * WEIGHT
-    return flat.reshape(-1, *SHAPE)
+    moved: torch.Tensor = flat.view(-1, *SHAPE)
+    return moved
 
 
 def ill(count: int) -> ClassGoal:

@@ -233,6 +233,15 @@ def test_what_is_already_broken_at_the_smallest_budget_is_not_looked_at() -> Non
     found = fab(part, replace(budget, reached=reached), steps=5, targets=1, restarts=1, width=4)
     assert ((found.looks > 0) == (reached > 0.001 + budget.slack)).all()
     assert torch.equal(torch.isfinite(found.size), reached > 0.001 + budget.slack)
+    shown: list[int] = []
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        shown.append(len(pixels))
+        return part.forward(pixels)
+
+    watched = replace(part, forward=forward)
+    fab(watched, replace(budget, reached=torch.zeros_like(reached)), steps=5, targets=1, restarts=1, width=4)
+    assert shown == []
 
 
 def test_a_case_ends_with_its_first_break_within_the_smallest_budget() -> None:

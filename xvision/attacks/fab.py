@@ -67,7 +67,8 @@ def _tries(
     """The cases worth looking at, with their rows; the clean images are shown once for them."""
     worth = torch.nonzero(budget.columns(budget.reached) > 0).squeeze(1)
     waiting = []
-    for places in torch.split(worth, width):
+    for start in range(0, len(worth), width):
+        places = worth[start : start + width]
         part = cases.rows(places.to(cases.pixels.device))
         logits = look(part, part.pixels, None).logits
         found.looks[places] += 1
@@ -218,8 +219,9 @@ def _length(change: torch.Tensor, norm: Norm) -> torch.Tensor:
 
 def _narrowed(cases: Cases, budget: Budget, found: Found, width: int) -> Found:
     """Breaks above the smallest budget moved towards their clean image as far as they hold, by bisection of the line."""
-    open_ones = torch.isfinite(found.size) & (budget.columns(found.size) > 0)
-    for places in torch.split(torch.nonzero(open_ones).squeeze(1), width):
+    open_ones = torch.nonzero(torch.isfinite(found.size) & (budget.columns(found.size) > 0)).squeeze(1)
+    for start in range(0, len(open_ones), width):
+        places = open_ones[start : start + width]
         rows = places.to(cases.pixels.device)
         part, ends = cases.rows(rows), found.images[rows].clone()
         low, high = torch.zeros(len(rows), device=rows.device), torch.ones(len(rows), device=rows.device)

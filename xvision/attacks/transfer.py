@@ -35,7 +35,9 @@ def transferred(cases: Cases, budget: Budget, surrogate: Forward, *, steps: int,
     found = nothing(cases)
     for column, radius in enumerate(budget.radii):
         known = budget.columns(torch.minimum(budget.reached, found.size))
-        for places in torch.split(torch.nonzero(known > column).squeeze(1), width):
+        open_ones = torch.nonzero(known > column).squeeze(1)
+        for start in range(0, len(open_ones), width):
+            places = open_ones[start : start + width]
             rows = places.to(cases.pixels.device)
             part = cases.rows(rows)
             images = _worst(replace(part, forward=surrogate, confirm=None), budget.norm, radius, steps)
