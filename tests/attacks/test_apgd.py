@@ -123,11 +123,11 @@ def hard_cases(count: int) -> Cases:
     return replace(cases, confirm=lambda images, goal: torch.zeros(len(images), dtype=torch.bool))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 40, 100])
+@pytest.mark.parametrize("steps", [1, 2, 7, 60])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps: int) -> None:
     """Refilled rows of different cases and starts, at different steps, in a batch of 4."""
-    cases = hard_cases(5)
+    cases = hard_cases(3)
     budget = budget_of(norm, ({"linf": 0.2, "l2": 0.15, "l1": 0.08}[norm],), cases.pixels)
     visited: dict[tuple[int, int], list[torch.Tensor]] = {}
 
@@ -135,9 +135,9 @@ def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps:
         for row, key in enumerate(zip(rows.place.tolist(), rows.start.tolist(), strict=True)):
             visited.setdefault(key, []).append(state["at"][row])
 
-    tries = [[Attempt(0), Attempt(1)]] * 5
+    tries = [[Attempt(0), Attempt(1)]] * 3
     pursue(cases, budget, APGD("margin", steps), width=4, attempts=tries, watch=watch)
-    assert len(visited) == 10
+    assert len(visited) == 6
     for (place, _), points in visited.items():
         goal = cases.goal.rows(torch.tensor([place]))
         image = Image(cases.pixels[place], lambda x, goal=goal: goal.margin(folded(x[None]))[0], norm)
@@ -210,7 +210,7 @@ def test_no_positive_scale_of_the_logits_changes_a_verdict_on_the_margin(
     plain = pursue(of_net(trained), budget, walker, width=64)
     verdicts = budget.columns(plain.size)
     assert set(verdicts.tolist()) == {0, 1, 2}
-    for power in (-3, -1, 2, 6):
+    for power in (-3, 2, 6):
         assert torch.equal(
             budget.columns(pursue(of_net(trained, 10.0**power), budget, walker, width=64).size), verdicts
         )
@@ -246,8 +246,8 @@ def test_apgd_breaks_at_least_what_pgd_breaks(trained: tuple[Net, torch.Tensor, 
     pgd = reached(pursue(cases, budget, MarginPGD(20), width=64))
     tries = attempts(cases, cases.forward(cases.pixels).detach(), 1, 2)
     for found in (
-        pursue(cases, budget, APGD("margin", 60), width=64),
-        pursue(cases, budget, APGD("dlr", 60), width=64, attempts=tries),
+        pursue(cases, budget, APGD("margin", 40), width=64),
+        pursue(cases, budget, APGD("dlr", 40), width=64, attempts=tries),
     ):
         assert all(apgd >= first - 1 for apgd, first in zip(reached(found), pgd, strict=True))
         assert sum(reached(found)) >= sum(pgd)

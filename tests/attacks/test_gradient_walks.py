@@ -22,7 +22,7 @@ from xvision.attacks.search import Attempt, Walker, pursue
 from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=30)
 SIDE = 4
 
 
@@ -170,7 +170,7 @@ EXACT = [
     (MarginPGD(20), "l1", 1e-4),
     (APGD("margin", 30), "linf", 1e-4),
     (APGD("margin", 30), "l2", 0.005),
-    (APGD("margin", 60), "l1", 0.005),
+    (APGD("margin", 40), "l1", 0.005),
 ]
 
 
@@ -179,26 +179,32 @@ EXACT = [
 def test_walkers_break_linear_models_wherever_they_can_be(
     name: str, walker: Walker, norm: Norm, tolerance: float
 ) -> None:
-    model = linear(2, *GOALS[name], count=6)
+    model = linear(2, *GOALS[name], count=4)
 
     def attack(cases: Cases, budget: Budget) -> Found:
         tries = attempts(cases, cases.forward(cases.pixels), 1, 9)
         return pursue(cases, budget, walker, width=64, attempts=tries)
 
-    assert broken_from(model, norm, attack, tolerance) >= 4
+    assert broken_from(model, norm, attack, tolerance) >= 3
 
 
+@pytest.mark.parametrize("walker", [MarginPGD(60), APGD("margin", 60)])
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 @pytest.mark.parametrize("name", ["missed disease", "two grades off"])
-def test_directions_and_grades_are_broken_near_the_smallest_change_and_never_below(name: str, norm: Norm) -> None:
-    """The way to break then is a corner where several classes tie, which gradient steps approach."""
-    model = linear(3, *GOALS[name], count=8)
-
-    def attack(cases: Cases, budget: Budget) -> Found:
-        tries = attempts(cases, cases.forward(cases.pixels), 2, 9)
-        return pursue(cases, budget, APGD("margin", 60), width=64, attempts=tries)
-
-    assert broken_from(model, norm, attack, 0.1) >= 3
+def test_directions_and_grades_are_never_broken_below_the_smallest_change_and_mostly_at_it(
+    name: str, norm: Norm, walker: Walker
+) -> None:
+    """Where several classes must be passed at once the best change is at a corner of the margin, which steps approach."""
+    model, columns = linear(3, *GOALS[name], count=6), []
+    for case in range(len(model.cases)):
+        exact = smallest(model, case, norm) / unit(norm, (1, SIDE, SIDE))
+        if 1e-3 < exact < 0.6:
+            part = model.cases.rows(torch.tensor([case]))
+            budget = budget_of(norm, (exact * 0.998, exact * 1.01, exact * 1.5), part.pixels)
+            tries = attempts(part, part.forward(part.pixels), 1, 9)
+            columns += budget.columns(pursue(part, budget, walker, width=64, attempts=tries).size).tolist()
+    assert set(columns) <= {1, 2}
+    assert columns.count(1) >= max(columns.count(2), 2)
 
 
 def test_a_case_with_nothing_to_break_is_not_attacked() -> None:

@@ -136,10 +136,10 @@ def test_attempts_of_a_case_go_no_further_than_the_first_break() -> None:
     assert alone.size.tolist() == together.size.tolist() == pytest.approx([0.4, math.inf])
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("width", [1, 3, 64])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_which_attempt_breaks_a_case_does_not_depend_on_the_width(norm: Norm, width: int) -> None:
-    cases = decided(images_of(8))
+    cases = decided(images_of(6))
     budget = budget_of(norm, {"linf": (0.03, 0.1), "l2": (0.04, 0.1), "l1": (0.02, 0.05)}[norm], cases.pixels)
     tries = attempts(cases, curved(cases.pixels), 3, 2)
     wide = pursue(cases, budget, APGD("margin", 10), width=1000, attempts=tries)
