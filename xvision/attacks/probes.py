@@ -2,7 +2,7 @@
 
 Shapes: B cases, C H W image, K logits. Every probe shows its cases to the model as one batch unless it says otherwise, gives one
 row per case under the name that ``checks.Evidence`` has for it, and counts its cost in passes per case. What is drawn belongs to
-the case. The attack twin is the exception: it measures the attack and needs no model.
+the case. Probes that follow gradients raise what the model raises on the way back: ``slopes`` tells, so ask it first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,8 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from xvision.attacks.balls import Norm, unit
-from xvision.attacks.cases import Budget, Cases, Forward, Found, budget_of, cases_of, look, nonfinite
-from xvision.attacks.goals import class_goal
+from xvision.attacks.cases import Cases, Forward, look, nonfinite
 from xvision.errors import ConfigError
-from xvision.methods.decision import Decision
-from xvision.methods.randomness import case_generator, case_seed
 
 VANISHING = 1e-10
 """Relative gain, by its slope, of moving every pixel across its whole range, below which a margin has practically no slope."""
@@ -30,6 +26,8 @@ CUBE = 4 / 255
 """Half the side of the cube in which the loss is tried for steadiness (Pintor et al. 2022)."""
 DIRECTIONS = 32
 """Directions along which slopes are compared with differences."""
+NOISE = 32
+"""How many times the rounding of a logit a difference must be to be measured."""
 _STEPS = {torch.float64: 1e-6, torch.float32: 1 / 1024}
 """How far each pixel moves for a difference: far enough that rounding does not show, near enough that curvature does not."""
 
@@ -253,8 +251,8 @@ def surface(cases: Cases, epsilon: float) -> Surface:
 
 
 class Differences(NamedTuple):
-    """cosine: (B,) between the slopes along random directions by gradient and by difference; 0 where only one of them vanishes, 1
-    where both do, NaN where a value is not finite. double: (B,) bool, measured in float64.
+    """cosine: (B,) between the slopes along random directions by gradient and by difference; 0 where only one of them vanishes, NaN
+    where neither is above what rounding makes of the logits or a value is not finite. double: (B,) bool, measured in float64.
     """
 
     cosine: np.ndarray
@@ -271,7 +269,8 @@ def differences(cases: Cases, twin: Forward | None) -> Differences:
     step = _STEPS[kind]
     part = cases if twin is None else replace(cases, forward=twin)
     pixels = cases.pixels.to(kind)
-    slope = _slope(look(part, pixels, "margin").gradient, pixels)
+    seen = look(part, pixels, "margin")
+    slope = _slope(seen.gradient, pixels)
     generators = cases.generators("differences")
     by_gradient, by_difference = [], []
     for _ in range(DIRECTIONS):
@@ -280,38 +279,37 @@ def differences(cases: Cases, twin: Forward | None) -> Differences:
         losses = [look(part, points, None).loss.double() for points in (ahead, behind)]
         by_gradient.append((slope * (ahead - behind)).double().flatten(1).sum(dim=1))
         by_difference.append(losses[0] - losses[1])
-    cosine = _cosine(torch.stack(by_gradient, dim=1), torch.stack(by_difference, dim=1))
+    foretold, found = torch.stack(by_gradient, dim=1), torch.stack(by_difference, dim=1)
+    steepest = torch.maximum(foretold.abs(), found.abs()).amax(dim=1)
+    rounding = torch.finfo(kind).eps * seen.logits.double().abs().amax(dim=1)
+    measurable = torch.isfinite(steepest) & (steepest > NOISE * rounding)
+    cosine = _cosine(foretold, found).masked_fill(~measurable, torch.nan)
     return Differences(_array(cosine), np.full(len(cases), twin is not None))
 
 
 def in_double(cases: Cases) -> Forward | None:
-    """A copy of the model in float64, None where it is no torch module or does not answer in float64. Cost: 1 pass of 1 case.
+    """A copy of the model in float64, None where it is no torch module, cannot be copied or does not answer in float64.
 
-    The copy takes twice the model's memory.
+    A method counts as the module that it belongs to. Cost: 1 pass of 1 case, and twice the model's memory.
     """
     owner = getattr(cases.forward, "__self__", cases.forward)
     if not isinstance(owner, torch.nn.Module):
         return None
-    twin = copy.deepcopy(owner).double()
-    forward: Forward = twin if owner is cases.forward else getattr(twin, cases.forward.__name__)
     try:
+        twin = copy.deepcopy(owner).double()
+        forward: Forward = twin if owner is cases.forward else getattr(twin, cases.forward.__name__)
         with torch.no_grad():
             answer = forward(cases.pixels[:1].double())
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # a part of it insists on float32
+    except (RuntimeError, TypeError):  # a part of it insists on float32, or cannot be copied
         return None
     return forward if answer.dtype == torch.float64 else None
 
 
 def _cosine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(B,) of (B, D); 0 where one is zero, 1 where both are, without over- or underflow."""
-    finite = torch.isfinite(first).all(dim=1) & torch.isfinite(second).all(dim=1)
-    lengths = [_unit(values) for values in (first, second)]
-    cosine = (lengths[0] * lengths[1]).sum(dim=1)
-    both = (first == 0).all(dim=1) & (second == 0).all(dim=1)
-    agreed = torch.where(both, torch.ones_like(cosine), cosine)
-    return agreed.masked_fill(~finite, torch.nan)
+    """(B,) of (B, D), 0 where one of them is zero, without over- or underflow."""
+    return (_unit(first) * _unit(second)).sum(dim=1)
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
@@ -319,83 +317,6 @@ def _unit(values: torch.Tensor) -> torch.Tensor:
     scaled = values / torch.where(largest > 0, largest, torch.ones_like(largest))
     length: torch.Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / length.clamp(min=1.0)
-
-
-class Twin(NamedTuple):
-    """within: (N,) bool, linear cases that some change of the tried size breaks, by the closed form. reached: (N,) bool, those that
-    the attack broke.
-    """
-
-    within: np.ndarray
-    reached: np.ndarray
-
-
-def linear_twin(
-    attack: Callable[[Cases, Budget], Found],
-    norm: Norm,
-    shape: Sequence[int],
-    *,
-    count: int,
-    seed: int,
-    device: torch.device,
-) -> Twin:
-    """The attack on a linear model whose images have the same (C, H, W): does it break exactly what the closed form says?
-
-    count: of cases, half of them within reach, none closer than 2 % to the end of it; the sizes in ``_TWIN`` leave all of them room
-    in [0, 1]. A gradient attack that fails here is broken itself; one that sees no gradients need not succeed. Cost: what the attack
-    needs on ``count`` images of a model that costs next to nothing.
-    """
-    if count < 2:
-        raise ConfigError(f"found {count} cases for the linear twin: at least 2 are needed")
-    generator = case_generator(case_seed(seed, "linear twin", norm))
-    size = math.prod(shape)
-    weights = _twin_weights(size, generator)
-    wanted = torch.linspace(0.5, 1.5, count).double() * torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)
-    values = _twin_pixels(weights, wanted, norm, generator)
-    ratio = (values - 0.5) @ weights / _capacity(values, weights, norm)
-    kept = (ratio.abs() - 1).abs() > 0.02
-    pixels, ratio = values[kept].float().view(-1, *shape).to(device), ratio[kept]
-    on_device = weights.float().to(device)
-
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        return ((images - 0.5).flatten(1) @ on_device)[:, None]
-
-    goal = class_goal((ratio > 0).long().to(device), 2, Decision())
-    keys = [f"twin {place}" for place in range(len(pixels))]
-    found = attack(cases_of(forward, pixels, goal, keys=keys, seed=seed), budget_of(norm, [_TWIN[norm]], pixels))
-    return Twin(_array(ratio.abs() < 1), _array(torch.isfinite(found.size)))
-
-
-_TWIN: dict[Norm, float] = {"linf": 8 / 255, "l2": 8 / 255, "l1": 8 / 255, "l0": 0.05}
-"""The epsilon tried in each norm: so small that no pixel reaches its bound, but in l0, whose closed form knows the bounds."""
-
-
-def _twin_weights(size: int, generator: torch.Generator) -> torch.Tensor:
-    """(D,) float64; a quarter of them are the largest, so that a change in l1 has many pixels to go to."""
-    strength = 0.2 + 0.7 * torch.rand(size, generator=generator, dtype=torch.float64)
-    strength[torch.rand(size, generator=generator) < 0.25] = 1.0
-    return torch.where(torch.rand(size, generator=generator) < 0.5, -strength, strength)
-
-
-def _twin_pixels(weights: torch.Tensor, wanted: torch.Tensor, norm: Norm, generator: torch.Generator) -> torch.Tensor:
-    """(N, D) float64 images of middle grey whose margin is about ``wanted`` (N,) times what a change can move."""
-    values = 0.4 + 0.2 * torch.rand(len(wanted), len(weights), generator=generator, dtype=torch.float64)
-    target = wanted * _capacity(values, weights, norm)
-    missing = target - (values - 0.5) @ weights
-    return values + missing[:, None] * weights / weights.square().sum()
-
-
-def _capacity(values: torch.Tensor, weights: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """(N,) how far a change of the tried size can move the margin of images (N, D): the size times the dual norm of the weights."""
-    count = len(weights)
-    if norm == "l0":
-        towards_zero = (values - 0.5) @ weights > 0
-        up = towards_zero[:, None] == (weights < 0)
-        gains = weights.abs() * torch.where(up, 1 - values, values)
-        return gains.sort(dim=1, descending=True).values[:, : int(_TWIN[norm] * count)].sum(dim=1)
-    order = {"linf": 1.0, "l2": 2.0, "l1": math.inf}[norm]
-    dual: torch.Tensor = torch.linalg.vector_norm(weights, order)
-    return (_TWIN[norm] * unit(norm, (count,)) * dual).expand(len(values))
 
 
 def _slope(gradient: torch.Tensor | None, pixels: torch.Tensor) -> torch.Tensor:
