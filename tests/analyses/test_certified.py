@@ -15,7 +15,7 @@ from xvision.analyses.certified import certified
 from xvision.audit import Audit
 from xvision.engine import Engine
 from xvision.errors import ConfigError
-from xvision.methods.decision import Decision
+from xvision.methods.decision import TIE, Decision
 from xvision.models.network import NetworkClassifier
 from xvision.result import Metric, Result
 
@@ -120,13 +120,14 @@ def test_a_dense_network_has_a_lower_bound_in_pixels_that_no_gradient_step_beats
     assert "distance_l2" not in dense.tables["certified"]
     table = dense.charts[2]
     assert "lower bound, 2 layers" in str(table)
-    for share, broken in ((0.999, False), (1.5, True)):  # where no unit switches within it, the bound is exact
-        at = pixels.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(network(at).sum(), at)
-        sign = torch.from_numpy(np.where(audit.labels == 1, -1.0, 1.0)).float()[:, None, None, None]
-        moved = (pixels + share * bound.float()[:, None, None, None] * sign * slope.sign()).clamp(0, 1)
+    network.double()
+    at = pixels.double().requires_grad_()
+    (slope,) = torch.autograd.grad(network(at).sum(), at)
+    sign = torch.from_numpy(np.where(audit.labels == 1, -1.0, 1.0))[:, None, None, None]
+    for share, broken in ((1.0, False), (1.5, True)):
+        moved = (pixels + share * bound[:, None, None, None] * sign * slope.sign()).clamp(0, 1)
         with torch.no_grad():
-            wrong = (network(moved)[:, 0] >= 0).numpy() != (audit.labels == 1)
+            wrong = (network(moved)[:, 0] >= -TIE).numpy() != (audit.labels == 1)
         assert wrong[right].any() == broken
 
 
