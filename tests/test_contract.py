@@ -31,6 +31,7 @@ from xvision.store import Writer, open_run
 Results = Callable[[str], Result]
 SMALL_OPTIONS = {
     "cases": 10, "steps": 3, "resamples": 50, "permutations": 49, "bank": 20, "copies": 1, "shuffles": 1, "path_steps": 3, "samples": 3,
+    "queries": 10, "decision_queries": 40, "examined": 6,
 }  # fmt: skip
 
 
@@ -50,13 +51,20 @@ def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Classif
 
 
 def audit(model: Classifier, data: AuditDataset, *, part: int = 64) -> Audit:
-    return Audit(model, data, Decision(1, 0.5, True), 7, Engine(part=part), ("sex",), ("site",))
+    options = {name: small(found) for name, found in analyses().items()}
+    return Audit(model, data, Decision(1, 0.5, True), 7, Engine(part=part), ("sex",), ("site",), options=options)
+
+
+def small(analysis: Analysis) -> dict[str, object]:
+    """Its options, those that cost time at their smallest."""
+    return analysis.bind(
+        {each.name: SMALL_OPTIONS[each.name] for each in analysis.options if each.name in SMALL_OPTIONS}
+    )
 
 
 def run(analysis: Analysis, subject: Audit) -> Result:
-    small = {option.name: SMALL_OPTIONS[option.name] for option in analysis.options if option.name in SMALL_OPTIONS}
     subject.task = analysis.name
-    return analysis(subject, analysis.bind(small))
+    return analysis(subject, small(analysis))
 
 
 def as_data(result: Result) -> object:

@@ -148,6 +148,23 @@ def test_the_mildest_that_breaks_is_the_one_that_trying_everything_finds(width: 
     assert (found.looks[~found.broken[:, 3]] == len(found.transformations)).all()
 
 
+def test_a_broken_case_is_looked_at_no_more() -> None:
+    cases = linear_cases()
+    found = spatial(cases, SMALL, width=1)
+    order = found.transformations
+    for row, (first, looks) in enumerate(zip(found.smallest.tolist(), found.looks.tolist(), strict=True)):
+        tried = 0
+        for family, place in zip(FAMILIES, first, strict=True):
+            limit = len(order) if place == NONE else place + 1
+            tried += sum(each.family == family for each in order[:limit])
+        assert looks == tried, row
+
+
+def test_white_stays_white() -> None:
+    angles = [Transformation(rotation=float(angle), scale=0.93) for angle in range(1, 90)]
+    assert float(moved(torch.ones(89, 1, 23, 23), angles).max()) <= 1.0
+
+
 def test_order_and_company_change_nothing() -> None:
     cases = linear_cases()
     back = torch.arange(len(cases)).flip(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ def cases(
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.012), ("l2", 0.02)])
 def test_in_one_direction_a_linear_model_has_a_closed_form(norm: Literal["linf", "l2"], epsilon: float) -> None:
     tuning, held_out = cases(60, 0), cases(80, 1)
-    found = universal([tuning], [held_out], norm, epsilon, steps=4)
+    found = universal([tuning], [held_out], norm, epsilon, steps=1)
     radius = epsilon * unit(norm, SHAPE)
     slope = WEIGHTS.view(SHAPE)
     best = -radius * slope.sign() if norm == "linf" else -radius * slope / slope.norm()
@@ -128,21 +129,94 @@ def test_more_steps_never_break_fewer_tuning_cases() -> None:
     assert counts == sorted(counts)
 
 
-def test_cases_that_are_broken_do_not_pull() -> None:
-    """Nine cases break at the first step; the tenth pulls the other way and needs the whole budget for itself."""
-    pixels = torch.full((10, 1, 1, 2), 0.5)
-    pixels[:9, ..., 0] = 0.51
-    goal = class_goal(torch.tensor([1] * 10), 2, Decision(1, 0.5, True))
+def one_pixel(
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], kinds: list[int], starts: float | list[float] = 0.5
+) -> Cases:
+    """Ill cases of two pixels. The first names the kind, as tenths, and the logit is a function of kind and second pixel."""
+    pixels = torch.zeros(len(kinds), 1, 1, 2)
+    pixels[..., 0] = torch.tensor(kinds)[:, None, None] / 10
+    pixels[..., 1] = torch.tensor(starts)[..., None, None] if isinstance(starts, list) else starts
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        first, second = images[:, 0, 0, 0], images[:, 0, 0, 1]
-        easy, hard = second - 0.49, 2.0 * (0.545 - second) + 0.01
-        return torch.where(first > 0.505, easy, hard)[:, None]
+        kind = (10 * images[:, 0, 0, 0].detach()).round()
+        return logits(kind, images[:, 0, 0, 1])[:, None]
 
-    found = universal([cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)], [], "linf", 0.004, steps=30)
-    assert found.tuned.tolist() == [False] * 10
-    found = universal([cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)], [], "linf", 0.011, steps=30)
-    assert found.tuned.tolist() == [True] * 9 + [False]
+    goal = class_goal(torch.ones(len(kinds), dtype=torch.int64), 2, Decision(1, 0.5, True))
+    made = cases_of(forward, pixels, goal, keys=[str(place) for place in range(len(kinds))], seed=0)
+    held = torch.tensor([True, False])
+    low, high = torch.where(held, pixels, made.low), torch.where(held, pixels, made.high)
+    return replace(made, low=low, high=high)
+
+
+def test_cases_that_are_broken_do_not_pull() -> None:
+    """Nine cases break at the smallest step along one pixel and pull hard; the tenth needs the other pixel for itself."""
+    radius = 0.05
+    pixels = torch.full((10, 1, 1, 3), 0.5)
+    pixels[:9, ..., 0], pixels[9, ..., 0] = 0.2, 0.8
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        easy, hard = 100.0 * (images[:, 0, 0, 1] - 0.499), images[:, 0, 0, 2] - (0.5 - 0.9 * radius)
+        return torch.where(images[:, 0, 0, 0] < 0.5, easy, hard)[:, None]
+
+    goal = class_goal(torch.tensor([1] * 10), 2, Decision(1, 0.5, True))
+    tuning = cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)
+    found = universal([tuning], [], "l2", radius / math.sqrt(3), steps=30)
+    assert found.tuned.all()
+
+
+def test_steps_grow_shorter_so_that_what_lies_between_is_met() -> None:
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        change = (value - 0.5) / 0.1
+        return torch.where(kind == 1, change + 0.3, (change + 0.5).square() - 0.04)
+
+    assert universal([one_pixel(logits, [1, 1, 2])], [], "linf", 0.1, steps=10).tuned.all()
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_the_best_perturbation_met_is_kept(steps: int) -> None:
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        change = (value - 0.5) / 0.1
+        return torch.where(kind == 1, change + 0.5, 10.0 * (0.9 - change))
+
+    found = universal([one_pixel(logits, [1, 1, 1, 2, 2])], [], "linf", 0.1, steps=steps)
+    assert int(found.tuned.sum()) == 2
+
+
+def test_a_pixel_at_its_end_does_not_pull_beyond_it() -> None:
+    """A white pixel would gain most from being whiter still; the other case needs it a little darker."""
+
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return torch.where(kind == 1, 100.0 * (1.01 - value), value - 0.495)
+
+    found = universal([one_pixel(logits, [1, 2], [1.0, 0.5])], [], "linf", 0.1, steps=12)
+    assert found.tuned.tolist() == [False, True]
+
+
+def test_the_aim_that_breaks_most_cases_is_taken() -> None:
+    """All three healthy cases are easy to break; of ten ill ones, nine are, the other way."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return (images[:, 0, 0, :1] - 0.5) * 10.0
+
+    pixels = torch.tensor([0.45] * 3 + [0.55] * 9 + [0.9])[:, None, None, None]
+    goal = class_goal((pixels[:, 0, 0, 0] > 0.5).long(), 2, Decision(1, 0.5, True))
+    tuning = cases_of(forward, pixels, goal, keys=list("abcdefghijklm"), seed=0)
+    assert universal([tuning], [], "linf", 0.1, steps=3).tuned.tolist() == [False] * 3 + [True] * 9 + [False]
+
+
+def test_the_class_that_is_nearest_on_average_is_aimed_at() -> None:
+    """Two kinds of cases pull apart, each to the class nearest to it; one class is a little farther from both."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        kind, change = images[:, 0, 0, 0].detach() > 0.5, images[:, 0, 0, 1] - 0.5
+        far = torch.full_like(change, -50.0)
+        one, other = torch.where(kind, -0.1 - change, far), torch.where(kind, far, -0.1 + change)
+        return torch.stack([torch.zeros_like(change), far, one, 10.0 * change - 0.2, other, far], dim=1)
+
+    pixels = torch.tensor([[0.2, 0.5], [0.8, 0.5]])[:, None, None, :]
+    goal = class_goal(torch.tensor([0, 0]), 6, Decision())
+    tuning = cases_of(forward, pixels, goal, keys=("a", "b"), seed=0)
+    assert universal([tuning], [], "linf", 0.05, steps=3).tuned.all()
 
 
 def test_three_classes_and_a_box_that_binds() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,22 @@ import torch
 
 from xvision.attacks.balls import Norm
 from xvision.attacks.cascade import Outcome, cascade, clean_of, columns, first_breakers
-from xvision.attacks.cases import TOLERANCE, Cases, cases_of
+from xvision.attacks.cases import TOLERANCE, Cases, Forward, cases_of
 from xvision.attacks.catalogue import Attack, Effort, named
+from xvision.attacks.expectation import FEWEST, expected, majority
 from xvision.attacks.goals import class_goal
+from xvision.attacks.straight_through import borrowed_gradient
 from xvision.audit import Audit
 from xvision.engine import Batch, Rows
 from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.methods.intervals import proportion
+from xvision.models.open import load_model
+from xvision.models.protocols import Classifier
 
 TASK = "attacks"
 """Names the parts that several analyses share."""
-_PARTS = 4
+PARTS = 4
 """Batches of images in one part: the cascade fills its own batches from them."""
 _BLACK_BOX = ("noise", "square", "hop_skip_jump")
 """What can be done without gradients, in that order."""
@@ -35,7 +40,8 @@ class AttackPlan:
 
     cases: at most. epsilons: by norm, ascending. attacks: names, () for the standard cascade. agreed: norm's epsilon and the
     share that must stand there, to stop as soon as that is decided; None attacks all cases. examined: right decisions on which
-    every attack is run by itself, to see whether the attacks were working.
+    every attack is run by itself, to see whether the attacks were working. draws, surrogate, borrowed: as ``Approach`` has
+    them. minutes: per norm, after which no new part is begun.
     """
 
     cases: int
@@ -44,6 +50,10 @@ class AttackPlan:
     effort: Effort
     agreed: tuple[float, float] | None
     examined: int
+    draws: int
+    surrogate: str
+    borrowed: bool
+    minutes: float | None
 
     def __post_init__(self) -> None:
         for norm, ladder in self.epsilons.items():
@@ -52,8 +62,10 @@ class AttackPlan:
                     f"analysis.adversarial: the epsilons of {norm} are {list(ladder)}: give ascending budgets above 0 and at"
                     " most 1."
                 )
-        if min(self.cases, self.examined, *vars(self.effort).values()) < 1:
-            raise ConfigError("analysis.adversarial: cases, steps, restarts, queries and examined must be at least 1.")
+        if min(self.cases, self.examined, self.draws, *vars(self.effort).values()) < 1:
+            raise ConfigError(
+                "analysis.adversarial: cases, steps, restarts, queries, examined and draws must be at least 1."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +73,8 @@ class Attacked:
     """The cases of one norm after the cascade; arrays are per attacked case, N of them.
 
     positions: (N,) in the audit. level: confidence of each interval, above 0.95 where the attack stopped early, since it
-    looked more than once. refused: attack to the reason why it was not run.
+    looked more than once. refused: attack to the reason why it was not run. left: cases of the sample that were not attacked,
+    stopped: why.
     """
 
     norm: Norm
@@ -71,11 +84,13 @@ class Attacked:
     attacks: tuple[Attack, ...]
     refused: Mapping[str, str]
     level: float = 0.95
+    left: int = 0
+    stopped: str = ""
 
     @property
     def within_scope(self) -> np.ndarray:
         """(N,) bool, cases that have something to break in the declared directions."""
-        return self.rows["possible"]
+        return np.asarray(self.rows["possible"])
 
     @property
     def right(self) -> np.ndarray:
@@ -85,7 +100,7 @@ class Attacked:
     @property
     def smallest(self) -> np.ndarray:
         """(N,) epsilon of the smallest change found that breaks the decision, infinity where none."""
-        return self.rows["smallest"]
+        return np.asarray(self.rows["smallest"])
 
     @property
     def standing(self) -> np.ndarray:
@@ -109,11 +124,11 @@ class Attacked:
         return first_breakers(self.sizes, epsilon, self.tolerance)
 
 
-def chosen(audit: Audit, norm: Norm, names: tuple[str, ...]) -> tuple[tuple[Attack, ...], dict[str, str]]:
+def chosen(audit: Audit, plan: AttackPlan, norm: Norm) -> tuple[tuple[Attack, ...], dict[str, str]]:
     """The attacks to run in a norm on this model, and why the others are not. ConfigError when a named one cannot run."""
-    gradients = audit.model.access == "white-box"
+    gradients = approach_of(audit, plan).gradients
     ways = len(audit.classes) - 1
-    wanted = named(names or (() if gradients else _BLACK_BOX))
+    wanted = named(plan.attacks or (() if gradients else _BLACK_BOX))
     reasons = {attack.name: attack.refuse(norm, ways, gradients=gradients) for attack in wanted}
     kept = tuple(attack for attack in wanted if reasons[attack.name] is None)
     if not kept:
@@ -131,28 +146,34 @@ def attacked(audit: Audit, plan: AttackPlan, norm: Norm) -> Attacked:
 
 
 def _attacked(audit: Audit, plan: AttackPlan, norm: Norm) -> Attacked:
-    attacks, refused = chosen(audit, norm, plan.attacks)
+    attacks, refused = chosen(audit, plan, norm)
     positions = sample(audit, plan.cases)
-    run = partial(_rows, audit, plan, norm, tuple(attack.name for attack in attacks))
-    if plan.agreed is None:
+    run = partial(attack_rows, audit, plan, norm, tuple(attack.name for attack in attacks))
+    agreed = plan.agreed if norm == next(iter(plan.epsilons)) else None
+    if agreed is None and plan.minutes is None:
         return Attacked(norm, plan.epsilons[norm], positions, run(positions), attacks, refused)
-    epsilon, share = plan.agreed
     order = np.random.default_rng(audit.seed).permutation(positions)
-    parts = np.array_split(order, max(1, len(order) // (_PARTS * audit.engine.part)))
-    level = 1 - 0.05 / len(parts)
-    done: list[Rows] = []
-    for look in range(len(parts)):
-        done.append(run(parts[look]))
-        seen = np.concatenate(parts[: look + 1])
-        rows = {name: np.concatenate([part[name] for part in done]) for name in done[0]}
-        found = Attacked(norm, plan.epsilons[norm], seen, rows, attacks, refused, level)
-        stands = found.right & ~(found.smallest <= epsilon + found.tolerance)
-        estimate = proportion(
-            stands[found.within_scope], audit.patients[seen][found.within_scope], level=level, exact=True
-        )
-        if estimate.low is not None and estimate.high is not None and not estimate.low <= share <= estimate.high:
-            break
+    parts = [order[start : start + audit.engine.part] for start in range(0, len(order), audit.engine.part)]
+    level = 0.95 if agreed is None else 1 - 0.05 / len(parts)
+    began, done = time.monotonic(), list[Rows]()
+    for look, part in enumerate(parts, start=1):
+        done.append(run(part))
+        seen = np.concatenate(parts[:look])
+        rows = {name: np.concatenate([each[name] for each in done]) for name in done[0]}
+        found = Attacked(norm, plan.epsilons[norm], seen, rows, attacks, refused, level, len(order) - len(seen))
+        if agreed is not None and _decided(audit, found, *agreed):
+            return replace(found, stopped="the agreed question was decided")
+        if plan.minutes is not None and time.monotonic() - began > 60 * plan.minutes:
+            return replace(found, stopped="the time given was over")
     return found
+
+
+def _decided(audit: Audit, found: Attacked, epsilon: float, share: float) -> bool:
+    """Whether the interval of what stands within epsilon excludes the share."""
+    stands = found.right & ~(found.smallest <= epsilon + found.tolerance)
+    scope = found.within_scope
+    estimate = proportion(stands[scope], audit.patients[found.positions][scope], level=found.level, exact=True)
+    return estimate.low is not None and estimate.high is not None and not estimate.low <= share <= estimate.high
 
 
 def sample(audit: Audit, count: int) -> np.ndarray:
@@ -164,61 +185,85 @@ def sample(audit: Audit, count: int) -> np.ndarray:
         audit.task = task
 
 
-def _rows(audit: Audit, plan: AttackPlan, norm: Norm, names: tuple[str, ...], positions: np.ndarray) -> Rows:
-    return attack_rows(audit, norm, plan.epsilons[norm], names, plan.effort, positions)
+@dataclass(frozen=True)
+class Approach:
+    """How a model is reached: what the measures of one audit have in common.
+
+    gradients: the model gives them, or a surrogate lends its own. draws: of a random model, whose answers are averaged over
+    them and judged by a majority. surrogate: checkpoint of a similar model. borrowed: its gradients in the place of the model's.
+    """
+
+    decision: Decision
+    seed: int
+    gradients: bool
+    draws: int
+    surrogate: str
+    borrowed: bool
+
+    def cases(self, batch: Batch) -> Cases:
+        """The batch as cases of the deployed decision."""
+        forward: Forward = batch.model.logits
+        if self.borrowed:
+            forward = borrowed_gradient(forward, self.lender(batch.model.device.type))
+        goal = class_goal(batch.labels, len(batch.model.classes), self.decision)
+        if self.draws == 1:
+            return cases_of(forward, batch.pixels, goal, keys=batch.ids, seed=self.seed)
+        cases = cases_of(
+            expected(forward, self.draws, seed=self.seed), batch.pixels, goal, keys=batch.ids, seed=self.seed
+        )
+        return replace(cases, confirm=majority(forward, max(self.draws, FEWEST), seed=self.seed))
+
+    def lender(self, device: str) -> Forward:
+        """The surrogate's logits."""
+        return _opened(self.surrogate, device).logits
+
+
+@cache
+def _opened(path: str, device: str) -> Classifier:
+    return load_model(path, device=device)
+
+
+def approach_of(audit: Audit, plan: AttackPlan) -> Approach:
+    """Raises ConfigError when gradients are to be borrowed from a surrogate that is not named."""
+    if plan.borrowed and not plan.surrogate:
+        raise ConfigError("analysis.adversarial.borrow_gradient needs the surrogate that lends it: give its path.")
+    gradients = audit.model.access == "white-box" or plan.borrowed
+    return Approach(audit.decision, audit.seed, gradients, plan.draws, plan.surrogate, plan.borrowed)
 
 
 def attack_rows(
-    audit: Audit,
-    norm: Norm,
-    epsilons: tuple[float, ...],
-    names: tuple[str, ...],
-    effort: Effort,
-    positions: np.ndarray,
-    *,
-    keep: bool = False,
+    audit: Audit, plan: AttackPlan, norm: Norm, names: tuple[str, ...], positions: np.ndarray, *, keep: bool = False
 ) -> Rows:
     """The rows of a cascade over some cases. keep: the images, too."""
-    gradients = audit.model.access == "white-box"
+    approach = approach_of(audit, plan)
     measure = partial(
-        _cascade,
-        decision=audit.decision, norm=norm, epsilons=epsilons, names=names, effort=effort, seed=audit.seed, gradients=gradients, keep=keep,
-    )  # fmt: skip
-    tries: dict[str, Any] = {name: value for name, value in vars(effort).items() if name != "width"}
-    options = {
-        "norm": norm,
-        "epsilons": epsilons,
-        "attacks": names,
-        "keep": keep,
-        "decision": repr(audit.decision),
-        **tries,
-    }
-    return audit.map(measure, positions=positions, options=options, task=TASK, part=_PARTS * audit.engine.part)
+        _cascade, approach=approach, norm=norm, epsilons=plan.epsilons[norm], names=names, effort=plan.effort, keep=keep
+    )
+    options = {**tried(plan, approach, norm), "attacks": names, "keep": keep}
+    return audit.map(measure, positions=positions, options=options, task=TASK, part=PARTS * audit.engine.part)
 
 
-def cases_in(batch: Batch, decision: Decision, seed: int) -> Cases:
-    """The batch as cases of the deployed decision."""
-    goal = class_goal(batch.labels, len(batch.model.classes), decision)
-    return cases_of(batch.model.logits, batch.pixels, goal, keys=batch.ids, seed=seed)
+def tried(plan: AttackPlan, approach: Approach, norm: Norm) -> dict[str, Any]:
+    """What decides the result of an attack, for parts to be found again by."""
+    effort = {name: value for name, value in vars(plan.effort).items() if name != "width"}
+    return {"norm": norm, "epsilons": plan.epsilons[norm], "approach": repr(approach), **effort}
 
 
 def _cascade(
     batch: Batch,
     *,
-    decision: Decision,
+    approach: Approach,
     norm: Norm,
     epsilons: tuple[float, ...],
     names: tuple[str, ...],
     effort: Effort,
-    seed: int,
-    gradients: bool,
     keep: bool,
 ) -> Rows:
     effort = replace(effort, width=min(effort.width, len(batch.ids)))  # smaller, too, where memory ran out
-    cases = cases_in(batch, decision, seed)
-    clean = clean_of(cases, width=effort.width, gradients=gradients)
-    outcome = cascade(cases, norm, epsilons, named(names), effort, clean)
-    return rows_of(outcome, keep=keep)
+    cases = approach.cases(batch)
+    student = approach.lender(batch.model.device.type) if approach.surrogate else None
+    clean = clean_of(cases, width=effort.width, gradients=approach.gradients, student=student)
+    return rows_of(cascade(cases, norm, epsilons, named(names), effort, clean), keep=keep)
 
 
 def rows_of(outcome: Outcome, *, keep: bool) -> Rows:

@@ -21,6 +21,7 @@ from xvision.attacks.search import Attempt, Rows, State, Walker, pursue
 
 RESTARTS = 5
 """Starts of the attack that must not find much more than one start does."""
+GREY = 0.5
 TIMES = 2
 """How many times longer the attack runs that must not find much more than the plain one."""
 _COMPARED = ("noise", "single_step", "pgd", "apgd_ce", "apgd_margin", "square", "transfer", "hop_skip_jump")
@@ -32,7 +33,8 @@ class Alone(NamedTuple):
     success: name to (B,) bool, of those attacks that the norm and the model allow, and "longer" and "restarted" PGD. curve:
     (B, E) bool, PGD within each budget by itself. paths: (B, S) the margin at each step of the margin attack, its last value
     repeated once it broke. unbounded: (B,) bool, broken when every image is allowed. All three are None without gradients.
-    grey: (B,) bool, the mid-grey image, which lies within L∞ 0.5 of every image, is decided otherwise. images: (B, C, H, W) what the
+    half: (B,) bool, broken within L∞ 0.5, and grey: (B,) bool, broken at the mid-grey image, which lies that near to every image;
+    None in other norms. images: (B, C, H, W) what the
     strongest attack found, the clean image where nothing. found: (B,) bool, whether it found anything.
     """
 
@@ -40,7 +42,8 @@ class Alone(NamedTuple):
     curve: np.ndarray | None
     paths: np.ndarray | None
     unbounded: np.ndarray | None
-    grey: np.ndarray
+    half: np.ndarray | None
+    grey: np.ndarray | None
     images: torch.Tensor
     found: np.ndarray
 
@@ -59,21 +62,24 @@ def alone(cases: Cases, norm: Norm, epsilon: float, epsilons: Sequence[float], e
         and (ATTACKS[name].kind != "transfer" or clean.student is not None)
         and (ATTACKS[name].kind != "decisions" or not gradients)
     }
-    grey = _array(cases.broken(torch.full_like(cases.pixels, 0.5)))
+    grey = _array(cases.broken(torch.full_like(cases.pixels, GREY))) if norm == "linf" else None
     if not gradients:
         best = found.get("square", found["noise"])
-        return Alone(_success(found), None, None, None, grey, best.images, _hit(best))
+        return Alone(_success(found), None, None, None, None, grey, best.images, _hit(best))
     longer = replace(effort, pgd_steps=TIMES * effort.pgd_steps)
     found["longer"] = ATTACKS["pgd"].run(cases, within, longer, clean)
     tries = [[Attempt(start) for start in range(RESTARTS)]] * len(cases)
     found["restarted"] = pursue(cases, within, MarginPGD(effort.pgd_steps), width=effort.width, attempts=tries)
     curve = [_pgd(cases, budget_of(norm, [each], cases.pixels), effort) for each in epsilons]
-    unbounded = _pgd(cases, budget_of(norm, [1.0], cases.pixels), longer)
+    unbounded = pursue(
+        cases, budget_of(norm, [1.0], cases.pixels), MarginPGD(longer.pgd_steps), width=effort.width, attempts=tries
+    )
+    half = _hit(_pgd(cases, budget_of(norm, [GREY], cases.pixels), longer)) if norm == "linf" else None
     walker: Walker = MarginPGD(effort.steps) if norm == "l0" else APGD("margin", effort.steps)
     paths = np.full((len(cases), effort.steps), np.nan)
     best = pursue(cases, within, walker, width=effort.width, watch=_Path(paths))
     columns = np.stack([_hit(each) for each in curve], axis=1)
-    return Alone(_success(found), columns, _filled(paths), _hit(unbounded), grey, best.images, _hit(best))
+    return Alone(_success(found), columns, _filled(paths), _hit(unbounded), half, grey, best.images, _hit(best))
 
 
 class _Path:

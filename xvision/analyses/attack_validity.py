@@ -1,0 +1,82 @@
+"""Were the attacks working?"""
+
+from __future__ import annotations
+
+from xvision import text
+from xvision.analyses.adversarial import plan_of
+from xvision.attacks.checks import CAVEAT, Check
+from xvision.attacks.evidence import attacked
+from xvision.attacks.validity import Examination, examined_norm
+from xvision.audit import Audit
+from xvision.charts import Table
+from xvision.registry import analysis, options_of
+from xvision.result import Metric, Result
+
+_WORDS = {"clear": "no sign", "flagged": "warning", "broken": "attack failed", "not run": "not run"}
+
+
+@analysis(
+    "Attack validity",
+    pillar="Robustness",
+    need="pixels",
+    passes="per norm and examined case about 1,200 and the queries of Square",
+    follows="adversarial",
+)
+def attack_validity(audit: Audit) -> Result:
+    """Were the attacks working, or did the model only hide its gradients?
+
+    Some of the right decisions (``examined`` of the analysis *Adversarial*, whose options hold here) are attacked by each attack
+    by itself, at the budget where nearest to half of them stand, and the model is probed: 22 checks after Carlini et al. (2019), Croce and
+    Hein (2020) and Pintor et al. (2022). A weaker attack must not win over a stronger one, more effort must not change the result,
+    an attack without bounds must break what can be broken, gradients must be there, finite and true, what broke must stay broken
+    when the image is shown by itself, and the same attack must reach the closed form on a linear model of the same size.
+
+    *Supported*: no sign against the attacks. *Inconclusive*: a check is flagged, or a necessary one could not be run; figures are then
+    upper bounds only. *Broken*: the attacks provably failed, and no figure is given. The list is neither necessary nor
+    sufficient: no sign is no proof that the attacks were strong enough.
+    """
+    plan = plan_of(options_of(audit, "adversarial"), width=audit.engine.part)
+    found = [examined_norm(audit, plan, attacked(audit, plan, norm)) for norm in plan.epsilons]
+    return Result(
+        " ".join(_sentence(each) for each in found),
+        tuple(metric for each in found for metric in _metrics(each)),
+        tuple(_table(each) for each in found),
+        caveats=(CAVEAT, *(f"{text.label(each.norm)}, {said}" for each in found for said in _signs(each))),
+    )
+
+
+def _sentence(found: Examination) -> str:
+    at = f"{text.label(found.norm)}, {text.plural(found.examined, 'case')} examined at epsilon {text.budget(found.epsilon, found.norm)}"
+    return f"{at}: {found.verdict.state}. {found.verdict.sentence.removesuffix(CAVEAT).strip()}"
+
+
+def _metrics(found: Examination) -> tuple[Metric, ...]:
+    """How many of the checks came out how: exact counts."""
+    counts = {
+        "checks_clear": sum(each.state == "clear" for each in found.checks),
+        "checks_flagged": sum(each.state in ("flagged", "broken") for each in found.checks),
+        "checks_not_run": sum(each.state == "not run" for each in found.checks),
+    }
+    return tuple(
+        Metric(name, float(count), unit="count", where={"norm": found.norm}, interval="exact count")
+        for name, count in counts.items()
+    )
+
+
+def _signs(found: Examination) -> list[str]:
+    return [f"{each.id}: {each.sentence}" for each in found.checks if each.state in ("flagged", "broken")]
+
+
+def _table(found: Examination) -> Table:
+    return Table(
+        title=f"Signs of attacks that failed, {text.label(found.norm)}: {found.verdict.state}",
+        alt=f"{len(found.checks)} checks with what was looked at, how many cases show it, the rule, and what it means here.",
+        columns=("Check", "What is looked at", "Cases that show it", "Of", "Rule", "State", "What it means here"),
+        rows=tuple(_row(each) for each in found.checks),
+    )
+
+
+def _row(check: Check) -> tuple[str | float | int | None, ...]:
+    return (
+        f"{check.id} {text.label(check.name)}", check.statement, check.found, check.of, check.rule, _WORDS[check.state], check.sentence,
+    )  # fmt: skip
