@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from xvision import images, text
 from xvision.attacks.balls import NORMS, Norm, unit
-from xvision.attacks.catalogue import ATTACKS, Effort
+from xvision.attacks.catalogue import ATTACKS
 from xvision.attacks.checks import CAVEAT, Verdict
-from xvision.attacks.evidence import Attacked, AttackPlan, attack_rows, attacked
+from xvision.attacks.evidence import Attacked, AttackPlan, attack_rows, attacked, plan_of
 from xvision.attacks.validity import examined_norm
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Images, Lines, Reference, Series, Table
-from xvision.errors import ConfigError
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, Where, spoken
@@ -82,7 +80,8 @@ def adversarial(
     plan = plan_of(
         {
             "cases": cases, "norms": norms, "epsilons": epsilons, "l2_epsilons": l2_epsilons, "l1_epsilons": l1_epsilons,
-            "l0_epsilons": l0_epsilons, "attacks": attacks, "steps": steps, "restarts": restarts, "queries": queries, "decision_queries": decision_queries,
+            "l0_epsilons": l0_epsilons, "attacks": attacks, "steps": steps, "restarts": restarts, "queries": queries,
+            "decision_queries": decision_queries,
             "agreed_epsilon": agreed_epsilon, "agreed_accuracy": agreed_accuracy, "examined": examined, "minutes": minutes,
             "model_draws": model_draws, "surrogate": surrogate, "borrow_gradient": borrow_gradient,
         },
@@ -102,27 +101,6 @@ def adversarial(
         {"adversarial": pd.concat([norm.table() for norm in found], ignore_index=True)},
         _caveats(found),
     )
-
-
-def plan_of(options: Mapping[str, Any], *, width: int) -> AttackPlan:
-    """The options of this analysis as a plan. ConfigError for a norm that is not known or half an agreement."""
-    norms = tuple(options["norms"])
-    ladders = {"linf": "epsilons", "l2": "l2_epsilons", "l1": "l1_epsilons", "l0": "l0_epsilons"}
-    wanted: dict[Norm, tuple[float, ...]] = {norm: tuple(options[ladders[norm]]) for norm in NORMS if norm in norms}
-    if len(wanted) != len(norms) or not norms:
-        raise ConfigError(f"analysis.adversarial.norms is {list(norms)}: give some of {', '.join(NORMS)}, each once.")
-    epsilon, share = options["agreed_epsilon"], options["agreed_accuracy"]
-    if (epsilon is None) != (share is None):
-        raise ConfigError("analysis.adversarial: give both agreed_epsilon and agreed_accuracy, or neither.")
-    effort = Effort(
-        steps=options["steps"], restarts=options["restarts"], queries=options["queries"],
-        decision_queries=options["decision_queries"], width=width,
-    )  # fmt: skip
-    agreed = None if epsilon is None else (float(epsilon), float(share))
-    return AttackPlan(
-        options["cases"], wanted, tuple(options["attacks"]), effort, agreed, options["examined"],
-        options["model_draws"], options["surrogate"], options["borrow_gradient"], options["minutes"],
-    )  # fmt: skip
 
 
 class _Norm:

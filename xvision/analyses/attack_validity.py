@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from xvision import text
-from xvision.analyses.adversarial import plan_of
 from xvision.attacks.checks import CAVEAT, Check
-from xvision.attacks.evidence import attacked
+from xvision.attacks.evidence import attacked, plan_of
 from xvision.attacks.validity import Examination, examined_norm
 from xvision.audit import Audit
 from xvision.charts import Table

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xvision.attacks.balls import Norm
+from xvision.attacks.balls import NORMS, Norm
 from xvision.attacks.cascade import Outcome, cascade, clean_of, columns, first_breakers
 from xvision.attacks.cases import TOLERANCE, Cases, Forward, cases_of
 from xvision.attacks.catalogue import Attack, Effort, named
@@ -66,6 +66,27 @@ class AttackPlan:
             raise ConfigError(
                 "analysis.adversarial: cases, steps, restarts, queries, examined and draws must be at least 1."
             )
+
+
+def plan_of(options: Mapping[str, Any], *, width: int) -> AttackPlan:
+    """The options of the analysis *Adversarial* as a plan. ConfigError for a norm that is not known or half an agreement."""
+    norms = tuple(options["norms"])
+    ladders = {"linf": "epsilons", "l2": "l2_epsilons", "l1": "l1_epsilons", "l0": "l0_epsilons"}
+    wanted: dict[Norm, tuple[float, ...]] = {norm: tuple(options[ladders[norm]]) for norm in NORMS if norm in norms}
+    if len(wanted) != len(norms) or not norms:
+        raise ConfigError(f"analysis.adversarial.norms is {list(norms)}: give some of {', '.join(NORMS)}, each once.")
+    epsilon, share = options["agreed_epsilon"], options["agreed_accuracy"]
+    if (epsilon is None) != (share is None):
+        raise ConfigError("analysis.adversarial: give both agreed_epsilon and agreed_accuracy, or neither.")
+    effort = Effort(
+        steps=options["steps"], restarts=options["restarts"], queries=options["queries"],
+        decision_queries=options["decision_queries"], width=width,
+    )  # fmt: skip
+    agreed = None if epsilon is None else (float(epsilon), float(share))
+    return AttackPlan(
+        options["cases"], wanted, tuple(options["attacks"]), effort, agreed, options["examined"],
+        options["model_draws"], options["surrogate"], options["borrow_gradient"], options["minutes"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
