@@ -1,0 +1,679 @@
+"""What misleads an attack is planted and must be measured; linear models, whose figures are known, and honest networks are clear."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xvision.attacks import check_rules as rules
+from xvision.attacks.apgd import APGD
+from xvision.attacks.balls import NORMS, Norm, steepest
+from xvision.attacks.cases import Budget, Cases, Found, budget_of, cases_of
+from xvision.attacks.checks import Evidence, examine, verdict
+from xvision.attacks.goals import class_goal
+from xvision.attacks.gradient_walks import MarginPGD, noise, single_step
+from xvision.attacks.linear_twin import linear_twin
+from xvision.attacks.probes import (
+    CUBE,
+    company,
+    connected,
+    differences,
+    dynamic,
+    held_alone,
+    in_double,
+    reach,
+    repeats,
+    slopes,
+    steadiness,
+    surface,
+)
+from xvision.attacks.search import Attempt, Rows, Seen, State, pursue
+from xvision.attacks.square import Square
+from xvision.errors import ConfigError
+from xvision.methods.decision import Decision
+
+SIDE = 12
+SHAPE = (1, SIDE, SIDE)
+PIXELS = math.prod(SHAPE)
+SEEDS = range(5)
+CPU = torch.device("cpu")
+Change = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+
+
+def phantoms(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy images, every second one with a bright spot somewhere."""
+    generator = torch.Generator().manual_seed(seed)
+    images = 0.5 + 0.12 * torch.randn(count, *SHAPE, generator=generator)
+    labels = torch.arange(count) % 2
+    centre = 3 + torch.rand(count, 2, generator=generator) * (SIDE - 6)
+    axis = torch.arange(SIDE).float()
+    rows = (axis[None, :, None] - centre[:, 0, None, None]) ** 2
+    columns = (axis[None, None, :] - centre[:, 1, None, None]) ** 2
+    spot = 0.4 * torch.exp(-(rows + columns) / 4)
+    return (images + labels[:, None, None, None] * spot[:, None]).clamp(0, 1), labels
+
+
+@cache
+def network(seed: int, hardened: float) -> nn.Module:
+    """A small CNN; hardened: epsilon of the single steps that it was trained on, 0 for none."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 12, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(432, 2),
+    )
+    images, labels = phantoms(300, 100 + seed)
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    for epoch in range(12):
+        for rows in torch.arange(300).split(50):
+            batch = images[rows]
+            if hardened and epoch >= 4:
+                batch = batch.clone().requires_grad_()
+                (slope,) = torch.autograd.grad(F.cross_entropy(model(batch), labels[rows]), batch)
+                batch = (batch.detach() + hardened * slope.sign()).clamp(0, 1)
+            optimiser.zero_grad()
+            F.cross_entropy(model(batch), labels[rows]).backward()
+            optimiser.step()
+    return model.eval().requires_grad_(False)
+
+
+class Planted(nn.Module):
+    """An honest network with something in front of it, behind it or inside."""
+
+    def __init__(self, inner: nn.Module, change: Change) -> None:
+        super().__init__()
+        self.inner, self.change = inner, change
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.change(self.inner, images)
+
+    def answer(self, images: torch.Tensor) -> torch.Tensor:
+        return self(images)
+
+
+def right(model: nn.Module, seed: int, count: int = 24) -> Cases:
+    """Cases that the model decides rightly."""
+    images, labels = phantoms(4 * count, 500 + seed)
+    with torch.no_grad():
+        kept = torch.nonzero(model(images).argmax(dim=1) == labels).squeeze(1)[:count]
+    return of(model, images[kept], labels[kept], seed)
+
+
+def of(
+    model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, labels: torch.Tensor, seed: int = 0
+) -> Cases:
+    goal = class_goal(labels, 2, Decision())
+    return cases_of(model, images, goal, keys=[f"case {place}" for place in range(len(images))], seed=seed)
+
+
+def planted(seed: int, change: Change, count: int = 24) -> Cases:
+    """The cases that the honest network decides rightly, seen by the changed one."""
+    cases = right(network(seed, 0.0), seed, count)
+    return of(Planted(network(seed, 0.0), change).eval(), cases.pixels, cases.goal.wrong.long().argmin(dim=1), seed)  # type: ignore[attr-defined]
+
+
+def linear(weights: torch.Tensor, bias: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: ((images.to(weights) - 0.5).flatten(1) @ weights)[:, None] + bias
+
+
+def linear_cases(seed: int, count: int = 20, scale: float = 1.0) -> tuple[torch.Tensor, Cases]:
+    """Weights (D,), and cases in the middle of the box, half of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(PIXELS, generator=generator)
+    images = 0.4 + 0.2 * torch.rand(count, *SHAPE, generator=generator)
+    return weights, of(linear(scale * weights), images, (linear(weights)(images)[:, 0] >= 0).long(), seed)
+
+
+def margins(cases: Cases) -> torch.Tensor:
+    with torch.no_grad():
+        return cases.goal.margin(cases.forward(cases.pixels))
+
+
+# Honest models
+
+
+def hit(found: Found) -> np.ndarray:
+    return torch.isfinite(found.size).numpy()
+
+
+def gathered(cases: Cases, epsilon: float) -> Evidence:
+    """Everything the checks can be given, from attacks that each work alone on the same cases."""
+    budget, everything = (budget_of("linf", [size], cases.pixels) for size in (epsilon, 1.0))
+    starts = [[Attempt(start) for start in range(5)]] * len(cases)
+    paths = np.full((len(cases), 30), np.nan)
+
+    def watch(rows: Rows, state: State, seen: Seen) -> None:
+        paths[rows.place.numpy(), rows.step.numpy()] = rows.cases.goal.margin(seen.logits).numpy()
+
+    best = pursue(cases, budget, APGD("margin", 30), width=64, watch=watch)
+    alone = {
+        "noise": noise(cases, budget, draws=5, width=64),
+        "single_step": single_step(cases, budget, gradient=None, width=64),
+        "pgd": pursue(cases, budget, MarginPGD(15), width=64),
+        "longer": pursue(cases, budget, MarginPGD(30), width=64),
+        "restarted": pursue(cases, budget, MarginPGD(15), width=64, attempts=starts),
+        "cross_entropy": pursue(cases, budget, APGD("cross_entropy", 30), width=64),
+        "margin": best,
+        "black_box": pursue(cases, budget, Square(100), width=64),
+        "unbounded": pursue(cases, everything, MarginPGD(15), width=64, attempts=starts),
+    }
+    success = {name: hit(found) for name, found in alone.items()}
+    white_box = success["single_step"] | success["pgd"] | success["cross_entropy"] | success["margin"]
+    ladder = [
+        pursue(cases, budget_of("linf", [each * epsilon], cases.pixels), MarginPGD(15), width=64)
+        for each in (0.5, 1, 2)
+    ]
+    twin = linear_twin(
+        lambda part, within: pursue(part, within, MarginPGD(15), width=64), "linf", SHAPE, count=20, seed=0, device=CPU
+    )
+    probes = (slopes(cases), repeats(cases, times=5), steadiness(cases, draws=20), reach(cases, cases.pixels[:6]), company(cases),
+              surface(cases, epsilon), differences(cases, in_double(cases)), twin)  # fmt: skip
+    return Evidence(
+        **success,
+        white_box=white_box,
+        curve=np.stack([hit(found) for found in ladder], axis=1),
+        paths=filled(paths),
+        path_broken=success["margin"],
+        found=success["margin"],
+        held=held_alone(cases, best.images),
+        ways=1,
+        dynamic=dynamic(cases),
+        **{name: value for probe in probes for name, value in probe._asdict().items()},
+    )
+
+
+def filled(paths: np.ndarray) -> np.ndarray:
+    for step in range(1, paths.shape[1]):
+        empty = np.isnan(paths[:, step])
+        paths[empty, step] = paths[empty, step - 1]
+    return paths
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("hardened", "epsilon"), [(0.0, 4 / 255), (8 / 255, 10 / 255)])
+def test_nothing_is_found_on_an_honest_network(seed: int, hardened: float, epsilon: float) -> None:
+    cases = right(network(seed, hardened), seed)
+    assert len(cases) == 24
+    checks = examine(gathered(cases, epsilon))
+    assert [(check.id, check.sentence) for check in checks if check.state in ("flagged", "broken")] == []
+    assert [check.id for check in checks if check.state == "not run"] == ["M3", "M13"]
+    assert verdict(checks).state == "supported"
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_linear_model_has_slopes_at_any_scale(seed: int) -> None:
+    for scale in (1e-20, 1e-6, 1.0, 1e6):
+        found = slopes(linear_cases(seed, scale=scale)[1])
+        assert not any(values.any() for values in (found.zero_slope, found.tiny_slope, found.nonfinite, found.cut))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_rounded_input_has_no_slope_anywhere(seed: int) -> None:
+    found = slopes(planted(seed, lambda inner, images: inner((images * 32).round() / 32)))
+    assert found.zero_slope.all()
+    assert found.tiny_slope.all()
+    assert not found.cut.any()
+    assert rules.zero_gradients(found.zero_slope, found.tiny_slope, np.zeros(24, dtype=bool)).state == "broken"
+
+
+def test_a_slope_that_foretells_nothing_is_tiny_whatever_the_scale() -> None:
+    for scale in (1.0, 1e8):
+        forward = linear(torch.full((PIXELS,), scale * 1e-13 / PIXELS), bias=scale)
+        found = slopes(of(forward, torch.rand(8, *SHAPE), torch.ones(8, dtype=torch.long)))
+        assert not found.zero_slope.any()
+        assert found.tiny_slope.all()
+    forward = linear(torch.full((PIXELS,), 1e-9 / PIXELS), bias=1.0)
+    assert not slopes(of(forward, torch.rand(8, *SHAPE), torch.ones(8, dtype=torch.long))).tiny_slope.any()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_large_logits_hide_the_slope_of_the_cross_entropy_alone(seed: int) -> None:
+    cases = planted(seed, lambda inner, images: 1e3 * inner(images))
+    found = slopes(cases)
+    assert np.array_equal(
+        found.cross_entropy_zero[margins(cases) < -120], np.ones((margins(cases) < -120).sum(), dtype=bool)
+    )
+    assert not found.zero_slope.any()
+    same = np.zeros(len(cases), dtype=bool)
+    assert rules.losses_disagree(same, same, found.cross_entropy_zero, found.zero_slope, 1).state == "flagged"
+
+
+def _through_numpy(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return inner(torch.from_numpy(images.numpy()))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("change", [lambda inner, images: inner(images.detach()), _through_numpy])
+def test_a_graph_that_is_cut_or_raises_is_no_gradient(seed: int, change: Change) -> None:
+    cases = planted(seed, change)
+    found = slopes(cases)
+    assert found.cut.all()
+    assert not connected(cases)
+    assert rules.nonfinite_or_cut(found.nonfinite, found.cut).state == "broken"
+
+
+def test_weights_that_ask_for_gradients_do_not_make_up_for_pixels() -> None:
+    cases = planted(0, lambda inner, images: inner(images.detach()))
+    model = cases.forward
+    assert isinstance(model, Planted)
+    model.change = lambda inner, images: model.scale * inner(images.detach())
+    assert slopes(cases).cut.all()
+
+
+def test_a_model_that_does_not_answer_at_all_is_an_error_and_not_a_finding() -> None:
+    def fails(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        slopes(planted(0, fails))
+
+    def full(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full") if images.requires_grad else ValueError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        slopes(planted(0, full))
+
+
+def test_a_gradient_that_is_not_finite_marks_its_case_only() -> None:
+    def change(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        steep = torch.sqrt(0 * images[:1].flatten(1).sum(dim=1, keepdim=True))
+        return torch.cat([inner(images[:1]) + steep, inner(images[1:])])
+
+    found = slopes(planted(0, change))
+    assert found.nonfinite.tolist() == [True, *[False] * 23]
+    assert not found.tiny_slope[1:].any()
+    assert rules.nonfinite_or_cut(found.nonfinite, found.cut).state == "flagged"
+
+
+# Answers
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_layer_is_seen_and_a_fixed_one_is_not(seed: int) -> None:
+    torch.manual_seed(seed)
+    honest = repeats(planted(seed, lambda inner, images: inner(images)), times=5)
+    assert not honest.spread.any()
+    assert rules.random_model(honest.spread, honest.changed).state == "clear"
+    noisy = repeats(planted(seed, lambda inner, images: inner(images + 0.05 * torch.randn_like(images))), times=5)
+    assert (noisy.spread > 1e-4).all()
+    assert rules.random_model(noisy.spread, noisy.changed).state == "flagged"
+
+
+def test_repeats_are_relative_to_large_logits_and_count_decisions() -> None:
+    answers = iter([1.0, 1.0, -3.0] * 2)
+    cases = of(
+        lambda images: torch.full((len(images), 1), 1e6 * next(answers)), torch.rand(3, *SHAPE), torch.tensor([1, 1, 0])
+    )
+    found = repeats(cases, times=3)
+    assert found.spread == pytest.approx([4.0] * 3)
+    assert found.changed.all()
+    assert found.logits.tolist() == [[1e6]] * 3
+    small = iter([0.5, 0.4])
+    cases = of(lambda images: torch.full((len(images), 1), next(small)), torch.rand(1, *SHAPE), torch.tensor([1]))
+    assert repeats(cases, times=2).spread == pytest.approx([0.1])
+    with pytest.raises(ConfigError, match="at least 2"):
+        repeats(cases, times=1)
+
+
+def test_an_answer_that_is_not_a_number_differs_from_a_number_only() -> None:
+    values = iter([math.nan, math.nan, 1.0])
+    cases = of(lambda images: torch.full((len(images), 1), next(values)), torch.rand(2, *SHAPE), torch.tensor([1, 1]))
+    assert repeats(cases, times=2).spread.tolist() == [0.0, 0.0]
+    values = iter([math.nan, 1.0])
+    assert repeats(cases, times=2).spread.tolist() == [math.inf, math.inf]
+    values = iter([math.inf, math.inf])
+    assert repeats(cases, times=2).spread.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_softmax_at_the_end_is_seen_in_the_outputs(seed: int) -> None:
+    given = repeats(planted(seed, lambda inner, images: inner(images).softmax(dim=1)), times=2)
+    assert rules.probabilities_given(given.logits).state == "flagged"
+    assert rules.probabilities_given(repeats(right(network(seed, 0.0), seed), times=2).logits).state == "clear"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_model_that_looks_at_the_batch_is_seen_even_with_one_case(seed: int) -> None:
+    def mean(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return inner(images - 0.2 * images.mean(dim=0, keepdim=True))
+
+    for count in (24, 1):
+        found = company(planted(seed, mean, count))
+        assert (found.company > 1e-4).all()
+        assert rules.batch_dependence(found.company, found.training).state == "flagged"
+    honest = company(right(network(seed, 0.0), seed))
+    assert rules.batch_dependence(honest.company, honest.training).state == "clear"
+    assert not honest.training.any()
+
+
+def test_batch_statistics_in_training_mode_are_seen_and_the_mode_is_told() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.inner = nn.BatchNorm2d(1), network(0, 0.0)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(0.5 + 0.1 * self.norm(images))
+
+    model, cases = Normalised().train(), right(network(0, 0.0), 0)
+    for forward in (model, model.forward):
+        found = company(of(forward, cases.pixels, torch.ones(24, dtype=torch.long)))
+        assert (found.company > 1e-4).all()
+        assert found.training.all()
+    assert model.training
+    found = company(of(model.eval(), cases.pixels, torch.ones(24, dtype=torch.long)))
+    assert (found.company < 1e-4).all()
+    assert not found.training.any()
+
+
+def test_only_what_depends_on_place_or_neighbour_differs() -> None:
+    place = company(
+        of(lambda images: torch.arange(len(images)).float()[:, None], torch.rand(3, *SHAPE), torch.ones(3).long())
+    )
+    assert (place.company > 0.5).all()
+    scale = company(of(lambda images: 1e6 + torch.zeros(len(images), 1), torch.rand(3, *SHAPE), torch.ones(3).long()))
+    assert not scale.company.any()
+
+
+def test_a_break_that_needs_its_neighbours_does_not_hold_alone() -> None:
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).mean(dim=1, keepdim=True) - (0.4 if len(images) > 1 else 0.6)
+
+    cases = of(forward, torch.full((3, *SHAPE), 0.5), torch.tensor([0, 0, 1]))
+    images = torch.stack([torch.full(SHAPE, level) for level in (0.5, 0.7, 0.5)])
+    assert cases.broken(images).tolist() == [True, True, False]
+    assert held_alone(cases, images).tolist() == [False, True, True]
+
+
+def _asks(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        at = images.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(inner(at).sum(), at)
+    return inner(images + 0.01 * slope.sign())
+
+
+def _goes_back(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        at = images.detach().clone().requires_grad_()
+        at.sum().backward()
+    return inner(images + 0 * at.grad)  # type: ignore[operator]
+
+
+def _transforms(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    slope = torch.func.grad(lambda at: inner(at).sum())(images)
+    return inner(images + 0 * slope)
+
+
+@pytest.mark.parametrize("change", [_asks, _goes_back, _transforms])
+def test_gradients_taken_inside_the_model_are_seen(change: Change) -> None:
+    found = dynamic(planted(0, change))
+    assert found.all()
+    assert rules.dynamic_defence(found).state == "flagged"
+
+
+def test_a_plain_answer_takes_no_gradients() -> None:
+    cases = right(network(0, 0.0), 0)
+    assert not dynamic(cases).any()
+    with torch.inference_mode():
+        assert not dynamic(cases).any()
+
+
+# Surroundings
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_linear_model_changes_as_its_slope_foretells_and_no_more(seed: int) -> None:
+    weights, cases = linear_cases(seed, count=6)
+    found = steadiness(cases, draws=400)
+    assert (found.unexplained < 1e-4).all()
+    deviation = CUBE * float(weights.norm()) / math.sqrt(3)
+    ratio = margins(cases).abs().numpy() / deviation
+    normal = np.random.default_rng(0).normal(size=200_000)
+    expected = [np.minimum(np.abs(normal) / each, 1).mean() for each in ratio]
+    assert found.change == pytest.approx(expected, rel=0.15)
+    assert rules.unstable_loss(found.change, found.unexplained).state == "clear"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ripples_are_no_honest_surroundings(seed: int) -> None:
+    def wavy(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        wave = torch.sin(3000 * images.flatten(1) @ torch.cos(torch.arange(PIXELS).to(images)))
+        return inner(images) * (1 + 0.9 * wave[:, None])
+
+    cases = planted(seed, wavy)
+    found = steadiness(cases, draws=20)
+    assert rules.unstable_loss(found.change, found.unexplained).state == "flagged"
+    assert (found.change <= 1).all()
+    assert (found.unexplained <= 1).all()
+    gains = surface(cases, 4 / 255)
+    assert rules.surface(gains.along_slope, gains.at_random).state == "flagged"
+
+
+def test_along_the_slope_a_linear_model_gains_all_and_across_it_nothing() -> None:
+    sign = torch.where(torch.arange(PIXELS) % 3 == 0, -1.0, 1.0)
+    images = 0.3 + 0.4 * torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(0))
+    labels = (linear(sign)(images)[:, 0] >= 0).long()
+    found = surface(of(linear(sign), images, labels), 0.02)
+    assert found.along_slope == pytest.approx([0.02 * PIXELS] * 10, rel=1e-4)
+    assert found.at_random == pytest.approx([0.0] * 10, abs=1e-4)
+
+
+def test_pixels_keep_their_bounds_in_every_probe() -> None:
+    def strict(images: torch.Tensor) -> torch.Tensor:
+        assert images.detach().min().item() >= 0
+        assert images.detach().max().item() <= 1
+        return images.flatten(1).sum(dim=1, keepdim=True) - PIXELS / 2
+
+    images = (torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    cases = of(strict, images, torch.ones(4, dtype=torch.long))
+    surface(cases, 0.1)
+    steadiness(cases, draws=3)
+    assert differences(cases, None).cosine == pytest.approx([1.0] * 4, abs=1e-4)
+    company(cases)
+
+
+# Finite differences
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_honest_gradient_is_the_slope_in_both_precisions(seed: int) -> None:
+    cases = right(network(seed, 0.0), seed)
+    exact, rough = differences(cases, in_double(cases)), differences(cases, None)
+    assert exact.double.all()
+    assert not rough.double.any()
+    assert (exact.cosine > 0.99).mean() > 0.9
+    assert rules.finite_differences(exact.cosine, exact.double).state == "clear"
+    assert rules.finite_differences(rough.cosine, rough.double).state == "clear"
+
+
+def _other_gradient(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    mirrored = images.flip(-1)
+    return inner(images.detach() + mirrored - mirrored.detach())
+
+
+def _straight_through(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return inner(images + ((images * 8).round() / 8 - images).detach())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("change", [_other_gradient, _straight_through])
+def test_the_gradient_of_another_function_is_seen(seed: int, change: Change) -> None:
+    cases = planted(seed, change)
+    for twin in (in_double(cases), None):
+        found = differences(cases, twin)
+        assert rules.finite_differences(found.cosine, found.double).state == "flagged"
+
+
+def test_what_rounding_hides_is_not_measured() -> None:
+    constant = of(
+        lambda images: torch.ones(len(images), 1) + 0 * images.flatten(1)[:, :1],
+        torch.rand(8, *SHAPE),
+        torch.ones(8).long(),
+    )
+    assert np.isnan(differences(constant, None).cosine).all()
+    steep = linear(torch.full((PIXELS,), 1e-7), bias=100.0)
+    assert np.isnan(differences(of(steep, torch.rand(8, *SHAPE), torch.ones(8).long()), None).cosine).all()
+    odd = of(lambda images: images.flatten(1)[:, :1] * torch.nan, torch.rand(8, *SHAPE), torch.ones(8).long())
+    assert np.isnan(differences(odd, None).cosine).all()
+
+
+def test_float64_is_a_copy_of_modules_that_can_be_run_in_it() -> None:
+    honest = right(network(0, 0.0), 0)
+    twin = in_double(honest)
+    assert twin is not None
+    assert twin(honest.pixels.double()).dtype == torch.float64
+    assert all(each.dtype == torch.float32 for each in network(0, 0.0).parameters())
+    torch.testing.assert_close(
+        twin(honest.pixels.double()).float(), honest.forward(honest.pixels), atol=1e-4, rtol=1e-4
+    )
+    method = Planted(network(0, 0.0), lambda inner, images: inner(images)).answer
+    assert in_double(of(method, honest.pixels, torch.ones(24).long())) is not None
+    for refused in (lambda inner, images: inner(images.float()), lambda inner, images: inner(images).float()):
+        assert in_double(planted(0, refused)) is None
+    assert in_double(linear_cases(0)[1]) is None
+
+
+# What is known to break
+
+
+def test_any_image_within_the_bounds_may_show_that_a_case_can_be_broken() -> None:
+    images = torch.stack([torch.full(SHAPE, level) for level in (0.2, 0.9)])
+    cases = of(lambda each: each.flatten(1).mean(dim=1, keepdim=True) - 0.7, images, torch.tensor([0, 1]))
+    none = torch.zeros(0, *SHAPE)
+    assert reach(cases, none).reachable.tolist() == [True, True]
+    assert not reach(cases, none).still.any()
+    narrow = Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 0, cases.pixels - 0.2, cases.pixels + 0.05)
+    assert reach(narrow, none).reachable.tolist() == [False, False]
+    known = torch.stack([torch.full(SHAPE, level) for level in (0.699, 0.21)])
+    assert reach(narrow, known).reachable.tolist() == [False, False]
+    assert reach(narrow, torch.full((1, *SHAPE), 0.698)).reachable.tolist() == [False, False]
+    wide = Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 0, cases.pixels - 0.2, cases.pixels + 0.6)
+    assert reach(wide, torch.full((1, *SHAPE), 0.75)).reachable.tolist() == [True, False]
+
+
+def test_a_constant_model_is_still_and_out_of_reach() -> None:
+    cases = of(lambda images: torch.tensor([[0.3, 2.0]]).repeat(len(images), 1) + 0 * images.flatten(1)[:, :1],
+               torch.rand(8, *SHAPE), torch.ones(8).long())  # fmt: skip
+    known, found = reach(cases, torch.rand(3, *SHAPE)), slopes(cases)
+    assert known.still.all()
+    assert not known.reachable.any()
+    nothing = np.zeros(8, dtype=bool)
+    assert rules.unbounded_survivors(nothing, known.reachable, None, None).state == "clear"
+    assert rules.zero_gradients(found.zero_slope, found.tiny_slope, known.still).state == "flagged"
+
+
+# All probes
+
+
+def _probed(cases: Cases) -> dict[str, np.ndarray]:
+    found = (slopes(cases), steadiness(cases, draws=4), surface(cases, 0.02), differences(cases, None), company(cases))
+    return {name: value for probe in found for name, value in probe._asdict().items()}
+
+
+def test_a_case_is_measured_alike_in_any_batch_and_order() -> None:
+    cases = right(network(0, 0.0), 0, 10)
+    whole, order = _probed(cases), [7, 2, 5]
+    part = _probed(cases.rows(torch.tensor(order)))
+    for name, values in part.items():
+        assert values == pytest.approx(whole[name][order], rel=1e-3, abs=1e-5), name
+    other = _probed(Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 1, cases.low, cases.high))
+    assert not np.allclose(other["change"], whole["change"])
+    assert not np.allclose(other["at_random"], whole["at_random"])
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Planted(copy.deepcopy(network(0, 0.0)).train(), lambda inner, images: inner(images)).requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    cases = right(model, 0, 8)
+    _probed(cases)
+    repeats(cases, times=2)
+    reach(cases, cases.pixels[:2])
+    held_alone(cases, cases.pixels)
+    dynamic(cases)
+    in_double(cases)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert all(each.grad is None and each.requires_grad for each in model.parameters())
+    assert model.training
+
+
+# The linear twin
+
+
+def pgd(cases: Cases, budget: Budget) -> Found:
+    return pursue(cases, budget, MarginPGD(15), width=64)
+
+
+def shrunk(cases: Cases, budget: Budget) -> Found:
+    """Eight ninths of the budget, which is what some libraries' defaults use of it."""
+    return pgd(cases, Budget(budget.norm, tuple(each * 8 / 9 for each in budget.radii), budget.reached))
+
+
+def boastful(cases: Cases, budget: Budget) -> Found:
+    """Breaks within a larger budget, told as breaks within the given one."""
+    return pgd(cases, Budget(budget.norm, tuple(each * 1.2 for each in budget.radii), budget.reached))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 20, 17)])
+def test_an_attack_that_works_reaches_the_closed_form_in_every_norm(norm: Norm, shape: Sequence[int]) -> None:
+    found = linear_twin(pgd, norm, shape, count=30, seed=1, device=CPU)
+    assert 8 <= found.within.sum() <= len(found.within) - 8
+    assert rules.twin(found.within, found.reached).state == "clear"
+
+
+@pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
+def test_no_loss_is_saturated_on_the_twin(loss: str) -> None:
+    def attack(cases: Cases, budget: Budget) -> Found:
+        return pursue(cases, budget, APGD(loss, 30), width=64)  # type: ignore[arg-type]
+
+    for shape in ((1, 12, 12), (3, 40, 40)):
+        found = linear_twin(attack, "linf", shape, count=20, seed=0, device=CPU)
+        assert rules.twin(found.within, found.reached).state == "clear"
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_attack_of_another_size_is_caught(norm: Norm) -> None:
+    for attack in (shrunk, boastful):
+        found = linear_twin(attack, norm, SHAPE, count=30, seed=0, device=CPU)
+        assert rules.twin(found.within, found.reached).state == "broken"
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_closed_form_of_the_twin_is_the_best_change_within_the_box(norm: Norm) -> None:
+    """By the tool's own best change, which knows the box: it must agree with the dual norm, which does not."""
+    within: list[bool] = []
+
+    def attack(cases: Cases, budget: Budget) -> Found:
+        found = single_step(cases, budget, gradient=None, width=64)
+        at = cases.pixels.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(cases.goal.margin(cases.forward(at)).sum(), at)
+        radius = torch.full((len(cases),), budget.radii[0])
+        best = steepest(slope, cases.low - cases.pixels, cases.high - cases.pixels, radius, norm)
+        within.extend(((best * slope).flatten(1).sum(dim=1) + margins(cases) > 0).tolist())
+        if norm in ("linf", "l2"):
+            assert float((cases.pixels + best).min()) > 0
+            assert float((cases.pixels + best).max()) < 1
+        return found
+
+    found = linear_twin(attack, norm, SHAPE, count=40, seed=2, device=CPU)
+    assert within == found.within.tolist()
+
+
+def test_the_twin_needs_cases_of_both_kinds() -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        linear_twin(pgd, "linf", SHAPE, count=1, seed=0, device=CPU)
