@@ -239,9 +239,9 @@ def test_equal_weights_are_out_of_reach() -> None:
 
 
 def test_some_pixels_free_and_some_held() -> None:
-    low = torch.tensor([[-math.inf, 0.0, 0.0]])
-    high = torch.tensor([[math.inf, 0.25, 0.0]])
-    slope, gap = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([1.5])
+    low = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]])
+    high = torch.tensor([[math.inf, 0.25, 0.0, math.inf]])
+    slope, gap = torch.tensor([[1.0, 2.0, 9.0, 0.0]]), torch.tensor([1.5])
     expected = {"linf": 1.0, "l2": math.hypot(1.0, 0.25), "l1": 1.25, "l0": 1.0}
     for norm in NORMS:
         assert toward(slope, gap, low, high, norm).item() == pytest.approx(expected[norm])

@@ -79,8 +79,8 @@ def test_a_shift_of_a_constant_image_changes_nothing(name: str, value: float) ->
 
 def test_one_level_is_added_or_taken_within_the_range() -> None:
     pixels = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
-    assert seen(pixels, "level_up").flatten().tolist() == pytest.approx([LEVEL, 0.5 + LEVEL, 1.0])
-    assert seen(pixels, "level_down").flatten().tolist() == pytest.approx([0.0, 0.5 - LEVEL, 1.0 - LEVEL])
+    assert seen(pixels, "level_up").flatten().tolist() == pytest.approx([1 / 255, 0.5 + 1 / 255, 1.0], abs=1e-7)
+    assert seen(pixels, "level_down").flatten().tolist() == pytest.approx([0.0, 0.5 - 1 / 255, 254 / 255], abs=1e-7)
 
 
 def test_random_levels_are_one_up_or_one_down_in_all_channels_alike() -> None:

@@ -17,6 +17,8 @@ from xvision.attacks.cases import Budget, Cases, Forward, budget_of, look
 from xvision.attacks.catalogue import Attack, Clean, Effort
 from xvision.errors import ConfigError, ModelError
 
+BELOW = 1e-3
+"""Of the smallest budget, below which no smaller change is looked for."""
 SAME = 1e-12
 """Relative difference below which two sizes are the same."""
 
@@ -45,13 +47,13 @@ class Outcome(NamedTuple):
     @property
     def attacked(self) -> np.ndarray:
         """(B,) bool, the cases that could be broken and were not yet."""
-        return self.possible & ~self.clean_broken
+        return np.asarray(self.possible & ~self.clean_broken)
 
 
 def clean_of(cases: Cases, *, width: int, gradients: bool, student: Forward | None = None) -> Clean:
     """The model at the unchanged images. Raises ModelError for a logit there that is not finite."""
     logits, slopes = [], []
-    for rows in torch.arange(len(cases), device=cases.pixels.device).split(width):
+    for rows in torch.split(torch.arange(len(cases), device=cases.pixels.device), width):
         part = cases.rows(rows)
         seen = look(part, part.pixels, "margin" if gradients else None)
         logits.append(seen.logits)
@@ -106,15 +108,17 @@ class _Reached:
         self.looks: dict[str, torch.Tensor] = {}
 
     def improve(self, attack: Attack, effort: Effort, clean: Clean) -> None:
-        reached = self.budget.reached
-        open_ones = torch.nonzero(self.budget.columns(reached) > 0).squeeze(1)
+        budget, reached = self.budget, self.budget.reached
+        if attack.minimal:
+            budget = replace(budget, radii=(BELOW * budget.radii[0], *budget.radii))
+        open_ones = torch.nonzero(budget.columns(reached) > 0).squeeze(1)
         sizes, looks = torch.full_like(reached, torch.inf), torch.zeros(len(reached), dtype=torch.int64)
         if len(open_ones):
             rows = open_ones.to(self.images.device)
             slopes = None if clean.gradient is None else clean.gradient[rows]
             found = attack.run(
                 self.cases.rows(rows),
-                self.budget.rows(open_ones),
+                budget.rows(open_ones),
                 effort,
                 Clean(clean.logits[rows], slopes, clean.student),
             )
@@ -176,7 +180,7 @@ def _outcome(
 
 def _held(cases: Cases, images: torch.Tensor, width: int) -> np.ndarray:
     """(B,) bool, whether the decisions are broken with all the images in their original places."""
-    parts = torch.arange(len(cases), device=images.device).split(width)
+    parts = torch.split(torch.arange(len(cases), device=images.device), width)
     return torch.cat([cases.rows(rows).broken(images[rows]) for rows in parts]).cpu().numpy()
 
 

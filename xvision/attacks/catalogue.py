@@ -61,7 +61,8 @@ Run = Callable[[Cases, Budget, Effort, Clean], Found]
 class Attack:
     """name: as in plans and metrics. label: as on pages. norms: what it can bound. source: author and year. passes: cost per
     case and budget tried, in words. order: its place in the standard cascade, None when it runs only where named.
-    ways: the fewest ways of breaking with which it does something that no attack before it does.
+    ways: the fewest ways of breaking with which it does something that no attack before it does. minimal: it looks for the
+    smallest change, and so runs below the smallest budget, too.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Attack:
     run: Run
     order: int | None = None
     ways: int = 1
+    minimal: bool = False
 
     def refuse(self, norm: Norm, ways: int, *, gradients: bool) -> str | None:
         """None where it may be used, else why not."""
@@ -147,15 +149,15 @@ ATTACKS: dict[str, Attack] = {
             "apgd_targeted", "APGD, targeted", "gradients", _SMOOTH, "Croce and Hein 2020", "steps × restarts × targets",
             partial(_apgd, loss="dlr"), 5, ways=2,
         ),
-        Attack("fab", "FAB, targeted", "gradients", _SMOOTH, "Croce and Hein 2020", "steps × restarts × targets", _fab, 6),
-        Attack("fmn", "FMN", "gradients", ("linf", "l1", "l0"), "Pintor 2021", "steps", partial(_minimal, attack="fmn")),
-        Attack("ddn", "DDN", "gradients", ("l2",), "Rony 2019", "steps", partial(_minimal, attack="ddn")),
+        Attack("fab", "FAB, targeted", "gradients", _SMOOTH, "Croce and Hein 2020", "steps × restarts × targets", _fab, 6, minimal=True),
+        Attack("fmn", "FMN", "gradients", ("linf", "l1", "l0"), "Pintor 2021", "steps", partial(_minimal, attack="fmn"), minimal=True),
+        Attack("ddn", "DDN", "gradients", ("l2",), "Rony 2019", "steps", partial(_minimal, attack="ddn"), minimal=True),
         Attack(
             "deepfool", "DeepFool", "gradients", ("linf", "l2"), "Moosavi-Dezfooli 2016", "steps",
-            partial(_minimal, attack="deepfool"),
+            partial(_minimal, attack="deepfool"), minimal=True,
         ),
-        Attack("cw", "Carlini-Wagner", "gradients", ("l2",), "Carlini and Wagner 2017", "steps × 5", partial(_minimal, attack="cw")),
-        Attack("ead", "Elastic net", "gradients", ("l1",), "Chen 2018", "steps × 5", partial(_minimal, attack="ead")),
+        Attack("cw", "Carlini-Wagner", "gradients", ("l2",), "Carlini and Wagner 2017", "steps × 5", partial(_minimal, attack="cw"), minimal=True),
+        Attack("ead", "Elastic net", "gradients", ("l1",), "Chen 2018", "steps × 5", partial(_minimal, attack="ead"), minimal=True),
         Attack("square", "Square", "scores", ("linf", "l2"), "Andriushchenko 2020", "queries", _square, 7),
         Attack("transfer", "Transfer from a surrogate", "transfer", _EVERY, "Papernot 2017", "1", _transfer),
         Attack(

@@ -126,7 +126,7 @@ class Attacked:
     @property
     def standing(self) -> np.ndarray:
         """(N, E) bool, right and not broken by these attacks within each epsilon."""
-        return self.right[:, None] & ~columns(self.smallest, self.epsilons, self.tolerance)
+        return np.asarray(self.right[:, None] & ~columns(self.smallest, self.epsilons, self.tolerance))
 
     @property
     def tolerance(self) -> float:

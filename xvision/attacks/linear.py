@@ -68,7 +68,7 @@ def toward(slope: Array, gap: Array, low: Array, high: Array, norm: Norm) -> tor
         raise DataError("found a pixel outside low and high, between which it may move: low <= pixel <= high is needed")
     strength = steep.abs()
     room = torch.where(steep > 0, ceiling, torch.where(steep < 0, -floor, 0.0))
-    gain = torch.where(steep != 0, strength * room, 0.0)
+    gain = strength * room
     rule = {"linf": _equally, "l2": _in_proportion, "l1": _steepest_first, "l0": _largest_first}[norm]
     possible = gain.sum(dim=1) >= missing * (1 - _ROUNDING)
     sizes = torch.where(possible, rule(strength, room, gain, missing), torch.inf)
@@ -81,7 +81,7 @@ def _equally(speed: torch.Tensor, end: torch.Tensor, gain: torch.Tensor, gap: to
     speed, gain = speed.gather(1, order), gain.gather(1, order)
     moving = speed.flip(1).cumsum(dim=1).flip(1)  # of this value and of all that end later
     ended = _before(gain)
-    place = _first(ended + torch.where(moving > 0, moving * end, 0.0), gap)
+    place = _first(ended + moving * end, gap)
     return ((gap[:, None] - ended.gather(1, place)) / moving.gather(1, place)).squeeze(1)
 
 

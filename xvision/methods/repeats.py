@@ -118,20 +118,14 @@ def _down(pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.
 
 def _png(pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
     levels = (255.0 * pixels).round().to(torch.uint8).cpu().numpy()
-    decoded = np.stack([_stored(case) for case in levels])
+    decoded = np.stack([[_through_png(channel) for channel in case] for case in levels])
     return torch.from_numpy(decoded).to(pixels.device, torch.float32) / 255.0
 
 
-def _stored(levels: np.ndarray) -> np.ndarray:
-    """Levels (C, H, W) uint8 through a PNG file: one of colour for three channels, else one file for each."""
-    if len(levels) == 3:
-        return np.moveaxis(_through_png(np.moveaxis(levels, 0, -1)), -1, 0)
-    return np.stack([_through_png(channel) for channel in levels])
-
-
 def _through_png(image: np.ndarray) -> np.ndarray:
+    """One grey file per channel: without loss, so that it does not matter how they are packed."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return np.asarray(Image.open(buffer))
 
 
