@@ -22,7 +22,14 @@ from xvision.store import open_run
 
 ROOT = Path(__file__).parents[1]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
-FAST = ["--set", "attribution.cases=8", "--set", "attribution.steps=4", "--set", "adversarial.cases=8"]
+FAST = [
+    part
+    for setting in (
+        "attribution.cases=8", "attribution.steps=4", "adversarial.cases=8", "adversarial.steps=5", "adversarial.queries=10",
+        "adversarial.examined=4", "certified.cases=4", "certified.draws=50", "threat_models.cases=8", "repeatability.cases=8",
+    )
+    for part in ("--set", setting)
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

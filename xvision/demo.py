@@ -57,7 +57,23 @@ path = "{checkpoint}"
 device = "cpu"
 
 [analysis.adversarial]
-cases = 80
+cases = 24
+norms = ["linf"]
+steps = 40
+queries = 100
+examined = 12
+
+[analysis.certified]
+cases = 8
+sigmas = [0.1]
+draws = 100
+
+[analysis.threat_models]
+cases = 24
+combinations = 20
+
+[analysis.repeatability]
+cases = 60
 
 [analysis.attribution]
 cases = 48

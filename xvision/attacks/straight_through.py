@@ -54,6 +54,6 @@ def borrowed_gradient(forward: Forward, surrogate: Forward) -> Forward:
 
 
 def _with_slope_of(values: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """``values``, to the bit, whose derivative is that of ``source``; also where the source is not finite."""
+    """Values without a slope, to the bit, with that of ``source``; also where the source is not finite."""
     slope = source - source.detach()
-    return values.detach() + torch.nan_to_num(slope, nan=0.0)
+    return values + torch.nan_to_num(slope, nan=0.0)
