@@ -91,8 +91,17 @@ def test_few_cases_do_not_cry_wolf(share: float) -> None:
 def test_one_of_thirty_is_no_sign_though_it_is_more_than_one_percent() -> None:
     half = first(15, 30)
     for id_, states in (("M11", ["clear", "clear", "flagged"]), ("M12", ["clear", "clear", "flagged"])):
-        found = [rules.more_helps(id_, half, first(15 + more, 30)).state for more in (1, 2, 3)]  # type: ignore[arg-type]
+        found = [rules.more_helps(id_, first(15 + more, 30), half).state for more in (1, 2, 3)]  # type: ignore[arg-type]
         assert found == states
+
+
+@pytest.mark.parametrize(("id_", "more"), [("M11", "longer"), ("M12", "restarted")])
+def test_more_effort_counts_where_no_attack_succeeded_without(id_: str, more: str) -> None:
+    assert of(id_, evidence(**{more: ALL})).found == 20
+    for other in ("single_step", "cross_entropy", "margin"):
+        assert of(id_, evidence(**{more: ALL, other: last(N // 2)})).found == 0
+        assert of(id_, evidence(**{more: ALL, other: None})).found == 20
+    assert of(id_, evidence(**{more: ALL, "white_box": ALL})).state == "flagged"
 
 
 @pytest.mark.parametrize(("id_", "weaker", "stronger"), COMPARED)

@@ -199,10 +199,10 @@ def _late_rise(paths: np.ndarray) -> np.ndarray:
     return np.asarray(late / whole)
 
 
-def more_helps(id_: Literal["M11", "M12"], plain: np.ndarray, more: np.ndarray) -> Check:
-    """plain: (N,) bool, broken by any gradient attack. more: (N,) bool, broken by one of them with more effort, which is not in plain."""
-    first, second = _cases(plain, more)
-    found, of = _count(second & ~first), len(first)
+def more_helps(id_: Literal["M11", "M12"], more: np.ndarray, *others: np.ndarray | None) -> Check:
+    """more: (N,) bool, broken by an attack with more effort. others: (N,) bool each, by every gradient attack without; None is left out."""
+    second, *rest = _cases(more, *(each for each in others if each is not None))
+    found, of = _count(second & ~np.logical_or.reduce(rest)), len(second)
     effort = "twice the steps" if id_ == "M11" else "5 starts instead of 1"
     figures = f"{effort} broke {found} of {of} cases that no gradient attack had broken"
     doubt = "the attacks are not yet as strong as they can be"

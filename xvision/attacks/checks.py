@@ -28,12 +28,13 @@ CAVEAT = (
 class Evidence:
     """What an audit has gathered; None where it has not, and the checks that need it are then not run. All (N,) bool unless said.
 
-    Broken at one epsilon by each attack by itself, all attacks on the same cases: noise, single_step, pgd; white_box: any gradient
-    attack but longer and restarted, which are PGD with twice the steps and with 5 starts; black_box: any attack on scores or
-    decisions; transfer; cross_entropy, margin: one attack on each loss.
+    Broken at one epsilon by each attack by itself, all attacks on the same cases: noise, single_step, pgd; longer, restarted: PGD
+    with twice the steps, from 5 starts; cross_entropy, margin: one attack on each loss; transfer; white_box: any gradient attack;
+    black_box: any attack on scores or decisions.
     unbounded: broken where every image is allowed, best with restarts. half: broken within L∞ 0.5. grey: mid-grey breaks it.
     curve: (N, E), PGD at each budget by itself. paths: (N, S) float, the loss that ``path_broken``'s attack climbed.
-    silent: an iterate broke what the attack reports as unbroken. found, held: broken, and still so when shown alone in float32.
+    silent: an iterate broke what the attack reports as unbroken, which cannot happen where every iterate is tested. found, held: broken,
+    and still so when shown alone in float32.
     ways: the most ways of breaking that a case has. met_nonfinite: a value was not finite during an attack.
     The rest is as the functions of ``probes`` name it. within, reached: (n,) of the linear twin, whose cases are its own.
     refused: id of a check to the reason why it is not run.
@@ -101,6 +102,8 @@ def _nonfinite_or_cut(nonfinite: np.ndarray, cut: np.ndarray, met: np.ndarray | 
     return rules.nonfinite_or_cut(nonfinite if met is None else np.logical_or(nonfinite, met), cut)
 
 
+_PLAIN = ("single_step", "cross_entropy", "margin")
+"""What breaks cases beside PGD without more effort."""
 _EXAMINED: Mapping[str, _Examined] = {
     "M1": _Examined(partial(rules.weaker_wins, "M1"), ("single_step", "pgd")),
     "M2": _Examined(partial(rules.weaker_wins, "M2"), ("black_box", "white_box")),
@@ -112,8 +115,8 @@ _EXAMINED: Mapping[str, _Examined] = {
     "M8": _Examined(_nonfinite_or_cut, ("nonfinite", "cut"), ("met_nonfinite",)),
     "M9": _Examined(rules.unstable_loss, ("change", "unexplained")),
     "M10": _Examined(rules.not_converged, ("paths", "path_broken")),
-    "M11": _Examined(partial(rules.more_helps, "M11"), ("white_box", "longer")),
-    "M12": _Examined(partial(rules.more_helps, "M12"), ("white_box", "restarted")),
+    "M11": _Examined(partial(rules.more_helps, "M11"), ("longer", "pgd"), _PLAIN),
+    "M12": _Examined(partial(rules.more_helps, "M12"), ("restarted", "pgd"), _PLAIN),
     "M13": _Examined(rules.silent_success, ("silent",)),
     "M14": _Examined(rules.not_transferred, ("found", "held")),
     "M15": _Examined(rules.random_model, ("spread", "changed")),
