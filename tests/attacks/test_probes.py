@@ -1,26 +1,31 @@
-"""What misleads an attack is planted and must be measured; linear models, whose figures are known, and honest networks are clear."""
+"""What misleads an attack is planted and must be measured; on linear models the figures are known."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from tests.attacks.planted import (
+    PIXELS,
+    SEEDS,
+    SHAPE,
+    Change,
+    Planted,
+    linear,
+    linear_cases,
+    margins,
+    network,
+    of,
+    planted,
+    right,
+)
 from xvision.attacks import check_rules as rules
-from xvision.attacks.apgd import APGD
-from xvision.attacks.balls import NORMS, Norm, steepest
-from xvision.attacks.cases import Budget, Cases, Found, budget_of, cases_of
-from xvision.attacks.checks import Evidence, examine, verdict
-from xvision.attacks.goals import class_goal
-from xvision.attacks.gradient_walks import MarginPGD, noise, single_step
-from xvision.attacks.linear_twin import linear_twin
+from xvision.attacks.cases import Cases
 from xvision.attacks.probes import (
     CUBE,
     company,
@@ -35,182 +40,7 @@ from xvision.attacks.probes import (
     steadiness,
     surface,
 )
-from xvision.attacks.search import Attempt, Rows, Seen, State, pursue
-from xvision.attacks.square import Square
 from xvision.errors import ConfigError
-from xvision.methods.decision import Decision
-
-SIDE = 12
-SHAPE = (1, SIDE, SIDE)
-PIXELS = math.prod(SHAPE)
-SEEDS = range(5)
-CPU = torch.device("cpu")
-Change = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-
-
-def phantoms(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy images, every second one with a bright spot somewhere."""
-    generator = torch.Generator().manual_seed(seed)
-    images = 0.5 + 0.12 * torch.randn(count, *SHAPE, generator=generator)
-    labels = torch.arange(count) % 2
-    centre = 3 + torch.rand(count, 2, generator=generator) * (SIDE - 6)
-    axis = torch.arange(SIDE).float()
-    rows = (axis[None, :, None] - centre[:, 0, None, None]) ** 2
-    columns = (axis[None, None, :] - centre[:, 1, None, None]) ** 2
-    spot = 0.4 * torch.exp(-(rows + columns) / 4)
-    return (images + labels[:, None, None, None] * spot[:, None]).clamp(0, 1), labels
-
-
-@cache
-def network(seed: int, hardened: float) -> nn.Module:
-    """A small CNN; hardened: epsilon of the single steps that it was trained on, 0 for none."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(6, 12, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(432, 2),
-    )
-    images, labels = phantoms(300, 100 + seed)
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
-    for epoch in range(12):
-        for rows in torch.arange(300).split(50):
-            batch = images[rows]
-            if hardened and epoch >= 4:
-                batch = batch.clone().requires_grad_()
-                (slope,) = torch.autograd.grad(F.cross_entropy(model(batch), labels[rows]), batch)
-                batch = (batch.detach() + hardened * slope.sign()).clamp(0, 1)
-            optimiser.zero_grad()
-            F.cross_entropy(model(batch), labels[rows]).backward()
-            optimiser.step()
-    return model.eval().requires_grad_(False)
-
-
-class Planted(nn.Module):
-    """An honest network with something in front of it, behind it or inside."""
-
-    def __init__(self, inner: nn.Module, change: Change) -> None:
-        super().__init__()
-        self.inner, self.change = inner, change
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.change(self.inner, images)
-
-    def answer(self, images: torch.Tensor) -> torch.Tensor:
-        return self(images)
-
-
-def right(model: nn.Module, seed: int, count: int = 24) -> Cases:
-    """Cases that the model decides rightly."""
-    images, labels = phantoms(4 * count, 500 + seed)
-    with torch.no_grad():
-        kept = torch.nonzero(model(images).argmax(dim=1) == labels).squeeze(1)[:count]
-    return of(model, images[kept], labels[kept], seed)
-
-
-def of(
-    model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, labels: torch.Tensor, seed: int = 0
-) -> Cases:
-    goal = class_goal(labels, 2, Decision())
-    return cases_of(model, images, goal, keys=[f"case {place}" for place in range(len(images))], seed=seed)
-
-
-def planted(seed: int, change: Change, count: int = 24) -> Cases:
-    """The cases that the honest network decides rightly, seen by the changed one."""
-    cases = right(network(seed, 0.0), seed, count)
-    return of(Planted(network(seed, 0.0), change).eval(), cases.pixels, cases.goal.wrong.long().argmin(dim=1), seed)  # type: ignore[attr-defined]
-
-
-def linear(weights: torch.Tensor, bias: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda images: ((images.to(weights) - 0.5).flatten(1) @ weights)[:, None] + bias
-
-
-def linear_cases(seed: int, count: int = 20, scale: float = 1.0) -> tuple[torch.Tensor, Cases]:
-    """Weights (D,), and cases in the middle of the box, half of each class."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(PIXELS, generator=generator)
-    images = 0.4 + 0.2 * torch.rand(count, *SHAPE, generator=generator)
-    return weights, of(linear(scale * weights), images, (linear(weights)(images)[:, 0] >= 0).long(), seed)
-
-
-def margins(cases: Cases) -> torch.Tensor:
-    with torch.no_grad():
-        return cases.goal.margin(cases.forward(cases.pixels))
-
-
-# Honest models
-
-
-def hit(found: Found) -> np.ndarray:
-    return torch.isfinite(found.size).numpy()
-
-
-def gathered(cases: Cases, epsilon: float) -> Evidence:
-    """Everything the checks can be given, from attacks that each work alone on the same cases."""
-    budget, everything = (budget_of("linf", [size], cases.pixels) for size in (epsilon, 1.0))
-    starts = [[Attempt(start) for start in range(5)]] * len(cases)
-    paths = np.full((len(cases), 30), np.nan)
-
-    def watch(rows: Rows, state: State, seen: Seen) -> None:
-        paths[rows.place.numpy(), rows.step.numpy()] = rows.cases.goal.margin(seen.logits).numpy()
-
-    best = pursue(cases, budget, APGD("margin", 30), width=64, watch=watch)
-    alone = {
-        "noise": noise(cases, budget, draws=5, width=64),
-        "single_step": single_step(cases, budget, gradient=None, width=64),
-        "pgd": pursue(cases, budget, MarginPGD(15), width=64),
-        "longer": pursue(cases, budget, MarginPGD(30), width=64),
-        "restarted": pursue(cases, budget, MarginPGD(15), width=64, attempts=starts),
-        "cross_entropy": pursue(cases, budget, APGD("cross_entropy", 30), width=64),
-        "margin": best,
-        "black_box": pursue(cases, budget, Square(100), width=64),
-        "unbounded": pursue(cases, everything, MarginPGD(15), width=64, attempts=starts),
-    }
-    success = {name: hit(found) for name, found in alone.items()}
-    white_box = success["single_step"] | success["pgd"] | success["cross_entropy"] | success["margin"]
-    ladder = [
-        pursue(cases, budget_of("linf", [each * epsilon], cases.pixels), MarginPGD(15), width=64)
-        for each in (0.5, 1, 2)
-    ]
-    twin = linear_twin(
-        lambda part, within: pursue(part, within, MarginPGD(15), width=64), "linf", SHAPE, count=20, seed=0, device=CPU
-    )
-    probes = (slopes(cases), repeats(cases, times=5), steadiness(cases, draws=20), reach(cases, cases.pixels[:6]), company(cases),
-              surface(cases, epsilon), differences(cases, in_double(cases)), twin)  # fmt: skip
-    return Evidence(
-        **success,
-        white_box=white_box,
-        curve=np.stack([hit(found) for found in ladder], axis=1),
-        paths=filled(paths),
-        path_broken=success["margin"],
-        found=success["margin"],
-        held=held_alone(cases, best.images),
-        ways=1,
-        dynamic=dynamic(cases),
-        **{name: value for probe in probes for name, value in probe._asdict().items()},
-    )
-
-
-def filled(paths: np.ndarray) -> np.ndarray:
-    for step in range(1, paths.shape[1]):
-        empty = np.isnan(paths[:, step])
-        paths[empty, step] = paths[empty, step - 1]
-    return paths
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("hardened", "epsilon"), [(0.0, 4 / 255), (8 / 255, 10 / 255)])
-def test_nothing_is_found_on_an_honest_network(seed: int, hardened: float, epsilon: float) -> None:
-    cases = right(network(seed, hardened), seed)
-    assert len(cases) == 24
-    checks = examine(gathered(cases, epsilon))
-    assert [(check.id, check.sentence) for check in checks if check.state in ("flagged", "broken")] == []
-    assert [check.id for check in checks if check.state == "not run"] == ["M3", "M13"]
-    assert verdict(checks).state == "supported"
-
 
 # Gradients
 
@@ -487,67 +317,6 @@ def test_pixels_keep_their_bounds_in_every_probe() -> None:
     company(cases)
 
 
-# Finite differences
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_an_honest_gradient_is_the_slope_in_both_precisions(seed: int) -> None:
-    cases = right(network(seed, 0.0), seed)
-    exact, rough = differences(cases, in_double(cases)), differences(cases, None)
-    assert exact.double.all()
-    assert not rough.double.any()
-    assert (exact.cosine > 0.99).mean() > 0.9
-    assert rules.finite_differences(exact.cosine, exact.double).state == "clear"
-    assert rules.finite_differences(rough.cosine, rough.double).state == "clear"
-
-
-def _other_gradient(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    mirrored = images.flip(-1)
-    return inner(images.detach() + mirrored - mirrored.detach())
-
-
-def _straight_through(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return inner(images + ((images * 8).round() / 8 - images).detach())
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("change", [_other_gradient, _straight_through])
-def test_the_gradient_of_another_function_is_seen(seed: int, change: Change) -> None:
-    cases = planted(seed, change)
-    for twin in (in_double(cases), None):
-        found = differences(cases, twin)
-        assert rules.finite_differences(found.cosine, found.double).state == "flagged"
-
-
-def test_what_rounding_hides_is_not_measured() -> None:
-    constant = of(
-        lambda images: torch.ones(len(images), 1) + 0 * images.flatten(1)[:, :1],
-        torch.rand(8, *SHAPE),
-        torch.ones(8).long(),
-    )
-    assert np.isnan(differences(constant, None).cosine).all()
-    steep = linear(torch.full((PIXELS,), 1e-7), bias=100.0)
-    assert np.isnan(differences(of(steep, torch.rand(8, *SHAPE), torch.ones(8).long()), None).cosine).all()
-    odd = of(lambda images: images.flatten(1)[:, :1] * torch.nan, torch.rand(8, *SHAPE), torch.ones(8).long())
-    assert np.isnan(differences(odd, None).cosine).all()
-
-
-def test_float64_is_a_copy_of_modules_that_can_be_run_in_it() -> None:
-    honest = right(network(0, 0.0), 0)
-    twin = in_double(honest)
-    assert twin is not None
-    assert twin(honest.pixels.double()).dtype == torch.float64
-    assert all(each.dtype == torch.float32 for each in network(0, 0.0).parameters())
-    torch.testing.assert_close(
-        twin(honest.pixels.double()).float(), honest.forward(honest.pixels), atol=1e-4, rtol=1e-4
-    )
-    method = Planted(network(0, 0.0), lambda inner, images: inner(images)).answer
-    assert in_double(of(method, honest.pixels, torch.ones(24).long())) is not None
-    for refused in (lambda inner, images: inner(images.float()), lambda inner, images: inner(images).float()):
-        assert in_double(planted(0, refused)) is None
-    assert in_double(linear_cases(0)[1]) is None
-
-
 # What is known to break
 
 
@@ -609,71 +378,3 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert all(each.grad is None and each.requires_grad for each in model.parameters())
     assert model.training
-
-
-# The linear twin
-
-
-def pgd(cases: Cases, budget: Budget) -> Found:
-    return pursue(cases, budget, MarginPGD(15), width=64)
-
-
-def shrunk(cases: Cases, budget: Budget) -> Found:
-    """Eight ninths of the budget, which is what some libraries' defaults use of it."""
-    return pgd(cases, Budget(budget.norm, tuple(each * 8 / 9 for each in budget.radii), budget.reached))
-
-
-def boastful(cases: Cases, budget: Budget) -> Found:
-    """Breaks within a larger budget, told as breaks within the given one."""
-    return pgd(cases, Budget(budget.norm, tuple(each * 1.2 for each in budget.radii), budget.reached))
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 20, 17)])
-def test_an_attack_that_works_reaches_the_closed_form_in_every_norm(norm: Norm, shape: Sequence[int]) -> None:
-    found = linear_twin(pgd, norm, shape, count=30, seed=1, device=CPU)
-    assert 8 <= found.within.sum() <= len(found.within) - 8
-    assert rules.twin(found.within, found.reached).state == "clear"
-
-
-@pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
-def test_no_loss_is_saturated_on_the_twin(loss: str) -> None:
-    def attack(cases: Cases, budget: Budget) -> Found:
-        return pursue(cases, budget, APGD(loss, 30), width=64)  # type: ignore[arg-type]
-
-    for shape in ((1, 12, 12), (3, 40, 40)):
-        found = linear_twin(attack, "linf", shape, count=20, seed=0, device=CPU)
-        assert rules.twin(found.within, found.reached).state == "clear"
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_attack_of_another_size_is_caught(norm: Norm) -> None:
-    for attack in (shrunk, boastful):
-        found = linear_twin(attack, norm, SHAPE, count=30, seed=0, device=CPU)
-        assert rules.twin(found.within, found.reached).state == "broken"
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_closed_form_of_the_twin_is_the_best_change_within_the_box(norm: Norm) -> None:
-    """By the tool's own best change, which knows the box: it must agree with the dual norm, which does not."""
-    within: list[bool] = []
-
-    def attack(cases: Cases, budget: Budget) -> Found:
-        found = single_step(cases, budget, gradient=None, width=64)
-        at = cases.pixels.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(cases.goal.margin(cases.forward(at)).sum(), at)
-        radius = torch.full((len(cases),), budget.radii[0])
-        best = steepest(slope, cases.low - cases.pixels, cases.high - cases.pixels, radius, norm)
-        within.extend(((best * slope).flatten(1).sum(dim=1) + margins(cases) > 0).tolist())
-        if norm in ("linf", "l2"):
-            assert float((cases.pixels + best).min()) > 0
-            assert float((cases.pixels + best).max()) < 1
-        return found
-
-    found = linear_twin(attack, norm, SHAPE, count=40, seed=2, device=CPU)
-    assert within == found.within.tolist()
-
-
-def test_the_twin_needs_cases_of_both_kinds() -> None:
-    with pytest.raises(ConfigError, match="at least 2"):
-        linear_twin(pgd, "linf", SHAPE, count=1, seed=0, device=CPU)
