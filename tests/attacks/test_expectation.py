@@ -105,6 +105,20 @@ def test_draws_are_repeatable_new_for_every_image_and_leave_no_trace() -> None:
     assert (mean(moved) - linear(moved) - drawn).abs().min() > 1e-4
 
 
+def test_a_search_is_judged_by_draws_that_it_has_not_seen() -> None:
+    seen: list[float] = []
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.rand(1).item())
+        return linear(pixels)
+
+    image = images(1)
+    expected(forward, 20, seed=5)(image)
+    majority(forward, 20, seed=5)(image, ill(1))
+    assert len(seen) > 20
+    assert len(set(seen)) == len(seen)
+
+
 def test_a_model_that_draws_nothing_is_itself() -> None:
     pixels = images(6)
     torch.testing.assert_close(expected(linear, 7, seed=0)(pixels), linear(pixels))
@@ -135,6 +149,7 @@ def test_the_majority_does_not_depend_on_batch_or_order() -> None:
     [
         ("1" * 11 + "0" * 9, True, 11),
         ("0" * 10 + "1" * 10, False, 10),
+        ("1" * 10 + "0" * 10, False, 20),
         ("01" * 10, False, 19),
         ("0" * 9 + "1" * 11, True, 20),
     ],

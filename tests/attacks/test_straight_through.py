@@ -112,6 +112,13 @@ def test_a_borrowed_slope_leaves_the_value_and_finds_the_same_breaks() -> None:
     assert bool(torch.isfinite(lent.size).any())
 
 
+def test_a_model_keeps_its_own_slope_to_itself() -> None:
+    pixels = images(3).requires_grad_()
+    borrowed = borrowed_gradient(lambda seen: 5 * linear(seen), linear)
+    (slope,) = torch.autograd.grad(borrowed(pixels)[:, 0].sum(), pixels)
+    torch.testing.assert_close(slope.flatten(1), WEIGHT[:, 0].expand(3, -1))
+
+
 def test_a_surrogate_that_is_not_finite_does_not_spoil_the_value() -> None:
     borrowed = borrowed_gradient(linear, lambda pixels: linear(pixels) / 0.0)
     assert torch.equal(borrowed(images(4)), linear(images(4)))
