@@ -80,9 +80,7 @@ def _carlini_wagner(steps: int) -> MinimizationAttack:
 
 
 def _elastic_net(steps: int) -> MinimizationAttack:
-    return EADAttack(
-        steps=steps, binary_search_steps=_BINARY_STEPS, initial_const=1.0, decision_rule="L1", abort_early=False
-    )
+    return EADAttack(steps=steps, binary_search_steps=_BINARY_STEPS, initial_const=1.0, abort_early=False)
 
 
 _MINIMAL: Mapping[tuple[str, Norm], Callable[[int], MinimizationAttack]] = {
