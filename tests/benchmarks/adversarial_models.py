@@ -223,7 +223,7 @@ def hardened_digits_cnn(folder: Path | None = None) -> nn.Module:
 
 def digits_transformer(folder: Path | None = None) -> nn.Module:
     """Ten classes, (B, 1, 96, 96)."""
-    recipe = Recipe(4, batch=32, rate=1e-3)
+    recipe = Recipe(6, batch=32, rate=1.5e-3)
     return cached("digits-transformer", folder, lambda: SmallTransformer(10), lambda: digits(96)[0], recipe)
 
 

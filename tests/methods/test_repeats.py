@@ -264,6 +264,11 @@ def test_changes_are_those_of_the_softmax() -> None:
     assert np.allclose(found.probability, wanted)
 
 
+def test_the_class_whose_probability_changes_most_counts() -> None:
+    found = changes_of(np.zeros((1, 3)), np.array([[[np.log(4.0), 0.0, 0.0]]]), Decision())
+    assert found.probability.item() == pytest.approx(4 / 6 - 1 / 3)
+
+
 def test_the_deployed_threshold_decides() -> None:
     clean, again = np.array([[0.0, 0.1]]), np.array([[[0.0, -0.1]]])
     assert changes_of(clean, again, Decision(1, 0.5, True)).decided.item() == 0
