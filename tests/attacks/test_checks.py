@@ -92,6 +92,7 @@ def test_with_many_cases_a_black_box_attack_may_add_a_fifth_of_a_percent(cases: 
 @pytest.mark.parametrize(
     ("survivors", "known", "state"),
     [(0, N, "clear"), (9, N, "clear"), (10, N, "flagged"), (27, N, "flagged"), (28, N, "broken"), (N, N, "broken"), (N, 0, "clear"),
+     (20, 10, "broken"),
      (7, 7, "broken"), (4, 6, "flagged")],
 )  # fmt: skip
 def test_survivors_of_everything_are_counted_where_an_image_is_known_that_breaks_them(
@@ -154,6 +155,13 @@ def test_cross_entropy_may_not_lag_behind_the_margin(
     assert found.state == state
 
 
+@pytest.mark.parametrize(("bad", "state"), [(11, "clear"), (12, "flagged")])
+def test_a_twentieth_of_a_hundred_cases(bad: int, state: State) -> None:
+    none, hits = first(0, 100), first(bad, 100)
+    assert rules.losses_disagree(none, hits, none, none, 3).state == state
+    assert rules.surface(np.where(hits, 0.5, 0.6), np.full(100, 0.5)).state == state
+
+
 def test_what_is_not_finite_is_doubt_and_a_cut_gradient_is_proof() -> None:
     assert rules.nonfinite_or_cut(NONE, NONE).state == "clear"
     assert rules.nonfinite_or_cut(first(1), NONE).state == "flagged"
@@ -180,11 +188,11 @@ def test_more_than_a_tenth_of_the_cases_must_show_it(
 
 
 def paths(late: np.ndarray, steps: int = 40) -> np.ndarray:
-    """Losses that have made all of their rise but ``late`` (n,) before the last 10 steps, with a dip that the best does not have."""
+    """Losses that have made all of their rise but ``late`` (n,) before the last 10 steps, with dips that the best does not have."""
     values = np.ones((len(late), steps)) * (1 - late)[:, None]
     values[:, 0] = 0.0
-    values[:, 20] = 0.5
-    values[:, -1] = 1.0
+    values[:, [-11, -1]] = 0.5
+    values[:, -2] = 1.0
     return 7.0 * values - 3.0
 
 

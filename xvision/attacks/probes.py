@@ -33,7 +33,7 @@ _STEPS = {torch.float64: 1e-6, torch.float32: 1 / 1024}
 
 
 class Slopes(NamedTuple):
-    """All (B,) bool. zero_slope: the margin's gradient is exactly zero; tiny_slope: or practically zero whatever the scale of the
+    """All (B,) bool. zero_slope: the margin's gradient is exactly zero; tiny_slope: practically zero whatever the scale of the
     logits. cross_entropy_zero: that of the cross-entropy is exactly zero. nonfinite: a logit or gradient was not finite.
     cut: the model gave no gradient for its pixels, or raised an error when asked.
     """
@@ -60,7 +60,7 @@ def slopes(cases: Cases) -> Slopes:
     gain = slope.double().abs().flatten(1).sum(dim=1)
     odd = nonfinite(margin) | nonfinite(entropy)
     flat = (_slope(entropy.gradient, cases.pixels) == 0).flatten(1).all(dim=1)
-    tiny = zero | (gain < VANISHING * margin.loss.double().abs())
+    tiny = gain < VANISHING * margin.loss.double().abs()
     return Slopes(_array(zero), _array(tiny & ~odd), _array(flat), _array(odd), no)
 
 
