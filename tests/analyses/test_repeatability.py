@@ -286,6 +286,7 @@ def test_another_resizing_filter_is_asked_where_images_are_resized() -> None:
     large = np.random.default_rng(0).random((CASES, 3 * SIDE, 3 * SIDE)).astype(np.float32)
     data = resized_data(large)
     weights = np.random.default_rng(1).normal(size=(SIDE, SIDE))
+    weights -= weights.mean()
     made = replace(audited(linear_model(weights), random_pixels()), everything=data)
     spec = made.model.input
     before, after = (
