@@ -140,6 +140,49 @@ def test_a_break_must_be_confirmed() -> None:
     assert torch.equal(none.images, part.pixels)
 
 
+def test_the_largest_margin_counts_not_the_last_rise() -> None:
+    """The surrogate's margin jumps up, falls, and rises again to less; the model is wrong only where it was largest."""
+    pixels = torch.full((3, *SHAPE), 0.5)
+
+    def moved(images: torch.Tensor) -> torch.Tensor:
+        return (images - 0.5).flatten(1).mean(dim=1, keepdim=True) / 0.1
+
+    def surrogate(images: torch.Tensor) -> torch.Tensor:
+        return torch.where(moved(images) < 0.3, 4 * moved(images), 0.3 * moved(images)) - 1
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return 0.05 - (moved(images) - 0.25).abs()
+
+    part = cases_of(model, pixels, class_goal(torch.zeros(3, dtype=torch.long), 2, PLAIN), keys=["a", "b", "c"], seed=0)
+    found = transferred(part, budget_of("linf", [0.1], pixels), surrogate, steps=10, width=3)
+    assert bool(torch.isfinite(found.size).all())
+
+
+def test_a_walk_that_settles_within_the_l1_ball_does_so_here_too() -> None:
+    pixels, peak = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0.1, 0.1])
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return 0.002 - ((images - 0.5).flatten(1) - peak).square().sum(dim=1, keepdim=True)
+
+    part = cases_of(model, pixels, class_goal(torch.zeros(1, dtype=torch.long), 2, PLAIN), keys=["a"], seed=0)
+    budget = budget_of("l1", [0.1], pixels)
+    assert bool(torch.isfinite(pursue(part, budget, MarginPGD(steps=30), width=1).size))
+    assert bool(torch.isfinite(transferred(part, budget, model, steps=30, width=1).size))
+
+
+def test_logits_that_are_not_numbers_are_said() -> None:
+    part = cases(linear)
+    found = transferred(
+        replace(part, forward=lambda pixels: linear(pixels) * math.nan),
+        budget_of("linf", [0.1], part.pixels),
+        linear,
+        steps=2,
+        width=8,
+    )
+    assert bool(found.nonfinite.all())
+    assert bool(torch.isinf(found.size).all())
+
+
 def curved(outputs: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(25, 16), nn.Tanh(), nn.Linear(16, outputs))

@@ -40,7 +40,7 @@ def transferred(cases: Cases, budget: Budget, surrogate: Forward, *, steps: int,
             places = open_ones[start : start + width]
             rows = places.to(cases.pixels.device)
             part = cases.rows(rows)
-            images = _worst(replace(part, forward=surrogate, confirm=None), budget.norm, radius, steps)
+            images = _worst(replace(part, forward=surrogate), budget.norm, radius, steps)
             seen = look(part, images, None)
             held = part.confirmed(images, part.goal.broken(seen.logits))
             found.looks[places] += 1
