@@ -100,7 +100,11 @@ def test_a_model_that_hides_its_gradients_gets_no_figure_to_rely_on() -> None:
         assert stands.value is None or (stands.low == 0.0 and "upper bound only" in stands.interval)
     assert "supported" not in result.summary
     checks = {str(row[0])[:3].strip(): row[5] for chart in run(audit, "attack_validity").charts for row in chart.rows}  # type: ignore[union-attr]  # tables
-    assert {name: checks[name] for name in ("M18", "M21", "M22")} == {"M18": "warning", "M21": "warning", "M22": "no sign"}
+    assert {name: checks[name] for name in ("M18", "M21", "M22")} == {
+        "M18": "warning",
+        "M21": "warning",
+        "M22": "no sign",
+    }
     assert checks["M4"] in ("warning", "attack failed")
 
 

@@ -59,7 +59,7 @@ def expected(gap: float, budget: Budget, steps: int, reached: float) -> tuple[in
     radii, looks, smallest = budget.radii, 0, math.inf
     failed, broken = -1, next((column for column, radius in enumerate(radii) if reached <= radius), len(radii))
     while broken - failed > 1:
-        column = (failed + broken) // 2 if budget.bisect else broken - 1
+        column = broken - 1
         for step in range(1, steps + 1):
             looks, size = looks + 1, radii[column] * step / steps
             if size >= gap:
@@ -72,19 +72,16 @@ def expected(gap: float, budget: Budget, steps: int, reached: float) -> tuple[in
 
 
 @pytest.mark.parametrize(
-    ("bisect", "reached", "looks", "size"),
+    ("reached", "looks", "size"),
     [
-        (False, math.inf, 2 + 4, 0.4),  # at 0.8 the second look is at 0.4; at 0.2 four looks break nothing
-        (True, math.inf, 4 + 4, 0.4),  # at 0.2 four looks, at 0.4 the fourth breaks
-        (False, 0.4, 4, math.inf),  # 0.4 is known: 0.2 alone is open
-        (False, 0.05, 0, math.inf),  # the smallest budget is known: nothing is open
+        (math.inf, 2 + 4, 0.4),  # at 0.8 the second look is at 0.4; at 0.2 four looks break nothing
+        (0.4, 4, math.inf),  # 0.4 is known: 0.2 alone is open
+        (0.05, 0, math.inf),  # the smallest budget is known: nothing is open
     ],
 )
-def test_looks_are_those_counted_by_hand(bisect: bool, reached: float, looks: int, size: float) -> None:
+def test_looks_are_those_counted_by_hand(reached: float, looks: int, size: float) -> None:
     cases = gaps([0.35])
-    budget = replace(
-        budget_of("linf", RUNGS, cases.pixels), bisect=bisect, reached=torch.tensor([reached], dtype=torch.float64)
-    )
+    budget = replace(budget_of("linf", RUNGS, cases.pixels), reached=torch.tensor([reached], dtype=torch.float64))
     found = pursue(cases, budget, Stairs(4), width=8)
     assert found.looks.tolist() == [looks]
     assert found.size.tolist() == pytest.approx([size])
@@ -96,16 +93,15 @@ def test_looks_are_those_counted_by_hand(bisect: bool, reached: float, looks: in
     numbers=st.lists(st.integers(0, 98), min_size=1, max_size=9),
     steps=st.integers(1, 5),
     width=st.integers(1, 12),
-    bisect=st.booleans(),
     known=st.sampled_from([math.inf, 0.8, 0.2]),
 )
 def test_looks_and_sizes_are_those_of_one_case_at_a_time(
-    numbers: list[int], steps: int, width: int, bisect: bool, known: float
+    numbers: list[int], steps: int, width: int, known: float
 ) -> None:
     sizes = [0.01 * number + 0.00517 for number in numbers]
     cases = gaps(sizes)
     reached = torch.full((len(sizes),), known, dtype=torch.float64)
-    budget = replace(budget_of("linf", RUNGS, cases.pixels), bisect=bisect, reached=reached)
+    budget = replace(budget_of("linf", RUNGS, cases.pixels), reached=reached)
     found = pursue(cases, budget, Stairs(steps), width=width)
     wanted = [expected(gap, budget, steps, known) for gap in sizes]
     assert found.looks.tolist() == [looks for looks, _ in wanted]

@@ -95,15 +95,12 @@ class Budget:
 
     radii: ascending sizes of the change, in the norm's own unit (``balls.unit``). reached: (B,) the smallest size known to
     break each case, infinity where none. slack: how much larger than its budget, in the same unit, a size may be measured.
-    bisect: try the middle of what is open first, for attacks that are the first of their kind; else only what is just below
-    what is known, since a strong attack that fails there fails below.
     """
 
     norm: Norm
     radii: tuple[float, ...]
     reached: torch.Tensor
     slack: float = TOLERANCE
-    bisect: bool = False
 
     def rows(self, index: torch.Tensor) -> Budget:
         return replace(self, reached=self.reached[index])

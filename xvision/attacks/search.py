@@ -1,4 +1,4 @@
-"""Many rows of one attack at once: broken rows leave the batch, waiting rows take their place, budgets are halved in on.
+"""Many rows of one attack at once: broken rows leave the batch, waiting rows take their place, budgets are walked down.
 
 A row is one attempt on one case at one budget: a starting point and, for targeted attacks, a way of breaking. The batch holds
 up to ``width`` rows however many cases are left, so that a model runs on full batches until the last rows. Once one row broke
@@ -168,7 +168,7 @@ class _Hunt:
         low, high = self._failed[place], self._broken[place]
         if high - low <= 1 or not self._attempts[place]:
             return
-        self._trying[place] = (low + high) // 2 if self._budget.bisect else high - 1
+        self._trying[place] = high - 1
         self._open[place] = len(self._attempts[place])
         self._queue.extend((place, attempt) for attempt in self._attempts[place])
 
