@@ -254,6 +254,27 @@ def test_the_length_of_the_slope_does_not_matter(norm: Norm, factor: float) -> N
     torch.testing.assert_close(steepest(slope * factor, low, high, radius, norm), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_smallest_numbers_there_are_point_the_same_way(norm: Norm) -> None:
+    """A model whose logits are saturated has such slopes."""
+    slope = torch.arange(-7.0, 8.0).view(1, 1, 3, 5)
+    room = torch.full_like(slope, 0.5)
+    for radius in (torch.tensor([0.3]), torch.tensor([1.6]), torch.tensor([9.0])):
+        expected = steepest(slope, -room, room, radius, norm)
+        torch.testing.assert_close(steepest(slope * 2.0**-145, -room, room, radius, norm), expected)
+
+
+def test_a_ball_that_ends_in_the_corner_of_the_strong_slopes_leaves_nothing_for_the_weak() -> None:
+    room = torch.rand((20_000, 1, 1, 3), generator=torch.Generator().manual_seed(0))
+    room[..., 2] = 1.0
+    slope = torch.tensor([10.0, 1.0, 1e-12]).expand_as(room)
+    radius = size(room[..., :2], "l2").float()  # up to rounding, which must not show
+    found = steepest(slope, -room, room, radius, "l2")
+    torch.testing.assert_close(found[..., :2], room[..., :2], atol=1e-6, rtol=0)
+    assert found[..., 2].min() >= 0.0
+    assert found[..., 2].max() < 1e-3  # the root of rounding
+
+
 @pytest.mark.parametrize("strongest", [1.0, 1e30, float("inf")])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_weak_slopes_share_what_the_strongest_leaves(strongest: float, kind: torch.dtype) -> None:
@@ -294,6 +315,9 @@ def test_large_images_are_as_exact_as_small_ones(norm: Norm) -> None:
     for found in every_change(given_, norm)[:2]:
         wanted = given_.radius.double().floor() if norm == "l0" else given_.radius.double()
         torch.testing.assert_close(size(found, norm), wanted, atol=0, rtol=3e-7)
+    if norm != "l0":
+        found = project(given_.change, given_.low, given_.high, given_.radius, norm).flatten().numpy()
+        np.testing.assert_allclose(found, nearest(*double_rows(given_)[0], norm), rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -347,6 +371,16 @@ def test_a_random_change_is_as_large_as_its_radius_and_keeps_its_direction(norm:
     if norm != "linf":
         torch.testing.assert_close(size(large, norm), torch.full((3,), 2.0, dtype=torch.float64), atol=0, rtol=1e-6)
     assert not torch.allclose(large[0], large[1])
+
+
+@pytest.mark.parametrize("norm", CONVEX)
+def test_a_random_change_that_meets_a_bound_is_the_projection_of_the_free_one(norm: Norm) -> None:
+    _, low, high, _, radius = problem(6, (3, 4, 5), [0.3, 4.0, 20.0])
+    room = torch.full_like(low, 1e3)
+    free = drawn(-room, room, radius, norm, generators(3))
+    held = drawn(low, high, radius, norm, generators(3))
+    torch.testing.assert_close(held, project(free, low, high, radius, norm), atol=1e-6, rtol=0)
+    assert not torch.equal(held, free)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -71,7 +71,7 @@ def steepest(
         return torch.minimum(torch.maximum(_each(radius, slope) * slope.sign(), low), high)
     flat, floor, ceiling, most = slope.flatten(1), low.flatten(1), high.flatten(1), radius.to(slope)
     flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
-    room = torch.where(flat > 0, ceiling, torch.where(flat < 0, -floor, 0.0))
+    room = torch.where(flat > 0, ceiling, -floor)
     if norm == "l2":
         found = _scaled(flat, floor, ceiling, most, largest=torch.finfo(flat.dtype).max)
     elif norm == "l1":
@@ -133,8 +133,8 @@ def _pattern(count: int, norm: Norm, generator: torch.Generator) -> torch.Tensor
 
 
 def _kept(values: torch.Tensor, gain: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """The ``count`` values (n, D) with the largest gain above 0, the earlier of two equal ones; the others are 0."""
-    chosen = _spent(gain, (gain > 0).to(gain), count.floor()) > 0
+    """The ``count`` values (n, D) with the largest gain, the earlier of two equal ones; the others are 0."""
+    chosen = _spent(gain, torch.ones_like(gain), count.floor()) > 0
     return torch.where(chosen, values, 0.0)
 
 
