@@ -96,7 +96,7 @@ def distilled(pixels: torch.Tensor, logits: torch.Tensor, goal: Goal) -> Student
     middle = answers.mean(dim=0)
     fit = _ridge(flat, answers - middle)
     mean = torch.cat([part.mean(dim=0) for part in _parts(flat)])
-    weight = torch.cat([(part - part.mean(dim=0)).T @ fit.dual for part in _parts(flat)])
+    weight = torch.cat([part.T @ fit.dual for part in _parts(flat)])  # the dual sums to 0, which centres the images
     bias = middle - mean @ weight
     slope, offset = weight.float().to(pixels.device), bias.float().to(pixels.device)
     left_out = (fit.left_out + middle).float().to(pixels.device)
