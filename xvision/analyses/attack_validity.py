@@ -39,7 +39,7 @@ def attack_validity(audit: Audit) -> Result:
     return Result(
         " ".join(_sentence(each) for each in found),
         tuple(metric for each in found for metric in _metrics(each)),
-        tuple(_table(each) for each in found),
+        (*(_signs_table(each) for each in found), _rules(found[0])),
         caveats=(CAVEAT, *(f"{text.label(each.norm)}, {said}" for each in found for said in _signs(each))),
     )
 
@@ -66,16 +66,23 @@ def _signs(found: Examination) -> list[str]:
     return [f"{each.id}: {each.sentence}" for each in found.checks if each.state in ("flagged", "broken")]
 
 
-def _table(found: Examination) -> Table:
+def _signs_table(found: Examination) -> Table:
     return Table(
         title=f"Signs of attacks that failed, {text.label(found.norm)}: {found.verdict.state}",
-        alt=f"{len(found.checks)} checks with what was looked at, how many cases show it, the rule, and what it means here.",
-        columns=("Check", "What is looked at", "Cases that show it", "Of", "Rule", "State", "What it means here"),
-        rows=tuple(_row(each) for each in found.checks),
+        alt=f"{len(found.checks)} checks: how each came out, how many cases show it, and what it means here.",
+        columns=("Check", "State", "Cases that show it", "Of", "What it means here"),
+        rows=tuple((_name(each), _WORDS[each.state], each.found, each.of, each.sentence) for each in found.checks),
     )
 
 
-def _row(check: Check) -> tuple[str | float | int | None, ...]:
-    return (
-        f"{check.id} {text.label(check.name)}", check.statement, check.found, check.of, check.rule, _WORDS[check.state], check.sentence,
-    )  # fmt: skip
+def _rules(found: Examination) -> Table:
+    return Table(
+        title="What each check looks at, and its rule",
+        alt=f"{len(found.checks)} checks with what is looked at and when it is flagged or proves that the attacks failed.",
+        columns=("Check", "What is looked at", "Rule"),
+        rows=tuple((_name(each), each.statement, each.rule) for each in found.checks),
+    )
+
+
+def _name(check: Check) -> str:
+    return f"{check.id} {text.label(check.name)}"
