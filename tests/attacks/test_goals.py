@@ -122,6 +122,13 @@ def test_cross_entropy_is_that_of_the_right_answer() -> None:
     torch.testing.assert_close(findings.cross_entropy(values)[0], expected)
 
 
+def test_cross_entropy_has_a_slope_where_the_probability_rounds_to_one() -> None:
+    logits = torch.tensor([[40.0, 0.0]], requires_grad=True)
+    goal = class_goal(torch.tensor([0]), 2, Decision())
+    goal.cross_entropy(logits).sum().backward()
+    torch.testing.assert_close(logits.grad, math.exp(-40) * torch.tensor([[-1.0, 1.0]]))
+
+
 def test_dlr_has_its_published_value_and_no_scale() -> None:
     logits = torch.tensor([[4.0, 1.0, 3.0, 0.0, 2.0]])
     goal = class_goal(torch.tensor([0]), 5, Decision())

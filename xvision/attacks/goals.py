@@ -105,8 +105,10 @@ class ClassGoal(Goal):
         return torch.isfinite(logits).all(dim=1) & self.wrong.gather(1, decided).squeeze(1)
 
     def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
-        shares = self.scores(logits).log_softmax(dim=1)
-        return -shares.masked_fill(self.wrong, -torch.inf).logsumexp(dim=1)
+        scores = self.scores(logits)
+        wrong = scores.masked_fill(~self.wrong, -torch.inf).logsumexp(dim=1)
+        right = scores.masked_fill(self.wrong, -torch.inf).logsumexp(dim=1)
+        return torch.nn.functional.softplus(wrong - right)  # has a slope where 1 - probability is 0 in float32
 
     def dlr(self, logits: torch.Tensor) -> torch.Tensor | None:
         scores = self.scores(logits)

@@ -71,15 +71,13 @@ def alone(cases: Cases, norm: Norm, epsilon: float, epsilons: Sequence[float], e
     tries = [[Attempt(start) for start in range(RESTARTS)]] * len(cases)
     found["restarted"] = pursue(cases, within, MarginPGD(effort.pgd_steps), width=effort.width, attempts=tries)
     curve = [_pgd(cases, budget_of(norm, [each], cases.pixels), effort) for each in epsilons]
-    unbounded = pursue(
-        cases, budget_of(norm, [1.0], cases.pixels), MarginPGD(longer.pgd_steps), width=effort.width, attempts=tries
-    )
-    half = _hit(_pgd(cases, budget_of(norm, [GREY], cases.pixels), longer)) if norm == "linf" else None
+    unbounded = _far(cases, norm, 1.0, longer, tries)
+    half = _far(cases, norm, GREY, longer, tries) if norm == "linf" else None
     walker: Walker = MarginPGD(effort.steps) if norm == "l0" else APGD("margin", effort.steps)
     paths = np.full((len(cases), effort.steps), np.nan)
     best = pursue(cases, within, walker, width=effort.width, watch=_Path(paths))
     columns = np.stack([_hit(each) for each in curve], axis=1)
-    return Alone(_success(found), columns, _filled(paths), _hit(unbounded), half, grey, best.images, _hit(best))
+    return Alone(_success(found), columns, _filled(paths), unbounded, half, grey, best.images, _hit(best))
 
 
 class _Path:
@@ -98,6 +96,17 @@ def _filled(paths: np.ndarray) -> np.ndarray:
     reached = np.where(np.isnan(paths), 0, np.arange(paths.shape[1])[None, :]).max(axis=1)
     steps = np.minimum(np.arange(paths.shape[1])[None, :], reached[:, None])
     return np.asarray(np.take_along_axis(paths, steps, axis=1))
+
+
+def _far(cases: Cases, norm: Norm, epsilon: float, effort: Effort, tries: Sequence[Sequence[Attempt]]) -> np.ndarray:
+    """Which cases PGD or APGD breaks, from several starts, where so much is allowed that an honest model must give way."""
+    budget = budget_of(norm, [epsilon], cases.pixels)
+    found = pursue(cases, budget, MarginPGD(effort.pgd_steps), width=effort.width, attempts=tries)
+    if norm == "l0":
+        return _hit(found)
+    rest = replace(budget, reached=found.size)
+    more = pursue(cases, rest, APGD("margin", effort.steps), width=effort.width, attempts=tries)
+    return np.asarray(_hit(found) | _hit(more))
 
 
 def _pgd(cases: Cases, budget: Budget, effort: Effort) -> Found:
