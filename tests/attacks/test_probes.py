@@ -130,6 +130,15 @@ def test_a_gradient_that_is_not_finite_marks_its_case_only() -> None:
     assert rules.nonfinite_or_cut(found.nonfinite, found.cut).state == "flagged"
 
 
+def test_an_infinite_logit_is_odd_and_not_without_slope() -> None:
+    cases = of(
+        lambda images: images.flatten(1).sum(dim=1, keepdim=True) / 0, torch.rand(3, *SHAPE), torch.ones(3).long()
+    )
+    found = slopes(cases)
+    assert found.nonfinite.all()
+    assert not found.tiny_slope.any()
+
+
 # Answers
 
 
@@ -152,6 +161,10 @@ def test_repeats_are_relative_to_large_logits_and_count_decisions() -> None:
     found = repeats(cases, times=3)
     assert found.spread == pytest.approx([4.0] * 3)
     assert found.changed.all()
+    always = repeats(
+        of(lambda images: -torch.ones(len(images), 1), torch.rand(3, *SHAPE), torch.tensor([1, 1, 0])), times=2
+    )
+    assert not always.changed.any()
     assert found.logits.tolist() == [[1e6]] * 3
     small = iter([0.5, 0.4])
     cases = of(lambda images: torch.full((len(images), 1), next(small)), torch.rand(1, *SHAPE), torch.tensor([1]))

@@ -58,7 +58,7 @@ def slopes(cases: Cases) -> Slopes:
     slope = _slope(margin.gradient, cases.pixels)
     zero = (slope == 0).flatten(1).all(dim=1)
     gain = slope.double().abs().flatten(1).sum(dim=1)
-    odd = nonfinite(margin) | nonfinite(entropy)
+    odd = nonfinite(margin)
     flat = (_slope(entropy.gradient, cases.pixels) == 0).flatten(1).all(dim=1)
     tiny = gain < VANISHING * margin.loss.double().abs()
     return Slopes(_array(zero), _array(tiny & ~odd), _array(flat), _array(odd), no)
@@ -69,13 +69,11 @@ def connected(cases: Cases) -> bool:
     with torch.inference_mode(False), torch.enable_grad():
         at = cases.pixels.detach().clone().requires_grad_()
         try:
-            logits = cases.forward(at)
-            if not logits.requires_grad:
-                return False
-            (gradient,) = torch.autograd.grad(torch.nan_to_num(logits).sum(), at, allow_unused=True)
+            logits = torch.nan_to_num(cases.forward(at))
+            (gradient,) = torch.autograd.grad(logits.sum(), at, allow_unused=True)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # an operation without a derivative, or a graph that was freed or overwritten
+        except RuntimeError:  # no graph, one that was overwritten, or an operation without a derivative
             look(cases, cases.pixels, None)  # raises where the model does not even answer
             return False
     return gradient is not None
