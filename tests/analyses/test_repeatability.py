@@ -333,6 +333,12 @@ def test_more_draws_only_add_flips_and_none_is_refused() -> None:
     few, many = (run(audited(linear_model(weights), pixels), draws=draws) for draws in (1, 10))
     assert not (flips(few, "level_random") & ~flips(many, "level_random")).any()
     assert flips(many, "level_random").sum() > flips(few, "level_random").sum()
+    moved = [
+        table.loc[table["repeat"] == "level_random", "probability_change"].to_numpy()
+        for table in (few.tables["repeatability"], many.tables["repeatability"])
+    ]
+    assert (moved[1] >= moved[0]).all()
+    assert moved[1].mean() > moved[0].mean()
     with pytest.raises(ConfigError, match="at least 1 draw"):
         run(audited(linear_model(weights), pixels), draws=0)
 

@@ -4,7 +4,8 @@ Every network takes pixels (B, C, H, W) in [0, 1] and gives logits (B, K). It is
 gradients, as a model does that comes straight from training. Among them are networks that only look as if they stood up to
 attacks: ``masked`` wraps a weak one so that its gradients mislead.
 
-``folder``: where the weights are kept from one call to the next; without one a network is trained anew.
+``folder``: where the weights are kept from one call to the next; without one a network is trained anew. Kept weights are told
+apart by name and recipe, not by the code: use a folder that does not outlive it.
 """
 
 from __future__ import annotations
@@ -242,7 +243,8 @@ def cached(
     train(network, images(), recipe)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(network.state_dict(), path)
+        save_file(network.state_dict(), path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
     return network.eval()
 
 
