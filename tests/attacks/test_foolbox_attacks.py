@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from xvision.attacks.balls import Norm, size
 from xvision.attacks.cases import Budget, Cases, Found, budget_of, cases_of
 from xvision.attacks.foolbox_attacks import BLOCKED, blocked, decision_based, minimal_norm, shrunk
-from xvision.attacks.foolbox_model import View
+from xvision.attacks.foolbox_model import ClassOne, Spent, View, own_randomness
 from xvision.attacks.goals import ClassGoal, Goal, class_goal, finding_goal
 from xvision.errors import ConfigError, ModelError
 from xvision.methods.decision import Decision
+from xvision.methods.randomness import case_seed
 
 MINIMAL: list[tuple[str, Norm]] = [
     ("ddn", "l2"),
@@ -516,6 +517,23 @@ def test_hop_skip_jump_on_a_linear_model(norm: Norm, most: float) -> None:
     torch.testing.assert_close(again.size, found.size[[6, 0]], rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_our_batches_of_queries_are_stock_hop_skip_jump_on_one_image(norm: Norm) -> None:
+    """Same draws, same start (only white is bright enough), one query at a time: the same walk, then shortened."""
+    weight = torch.ones(SIDE * SIDE) + 0.3 * weights()
+    pixels = 0.3 + 0.4 * torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(8))
+    cases = case(above(weight, 0.8 * weight.sum().item()), pixels, class_goal(torch.tensor([0]), 2, Decision()))
+    ours = decision_based(cases, least(cases, norm), attack="hop_skip_jump", queries=700, width=1)
+    stock = importlib.import_module("foolbox").attacks.HopSkipJumpAttack(constraint=norm)
+    view = View(cases, norm, limit=700 - 11 - 14)  # less what shortens, the clean image and thirteen starts
+    seed = case_seed(cases.seed, "hop_skip_jump", "case 0")
+    with own_randomness(seed, torch.device("cpu")), pytest.raises(Spent):
+        stock.run(view, pixels, ClassOne(), starting_points=torch.ones_like(pixels))
+    same = shrunk(cases, view.found.images, norm)
+    torch.testing.assert_close(ours.size, same.size, rtol=2e-3, atol=0)
+    torch.testing.assert_close(ours.images, same.images, rtol=0, atol=0.02)
+
+
 def test_the_boundary_attack_on_a_linear_model() -> None:
     cases, margins, weight = linear_cases(1, side=4)
     found = run(cases, "boundary", "l2", 2000)
@@ -554,6 +572,12 @@ def test_without_a_start_a_case_is_not_broken_and_with_another_image_it_is() -> 
         assert not found.nonfinite.any()
     both = case(forward, torch.cat([usual, other]), class_goal(torch.tensor([0, 0, 1]), 2, Decision()))
     assert torch.isfinite(run(both, "hop_skip_jump", "l2", 300).size).all()
+    brighter = torch.cat([usual, other, (other + 0.05).clamp(0, 1)])
+    many = case(forward, brighter, class_goal(torch.tensor([0, 0, 1, 1]), 2, Decision()))
+    order = torch.tensor([3, 0, 2, 1])
+    turned = decision_based(many.rows(order), least(many, "l2"), attack="hop_skip_jump", queries=300, width=1)
+    straight = decision_based(many, least(many, "l2"), attack="hop_skip_jump", queries=300, width=1)
+    torch.testing.assert_close(turned.size, straight.size[order], rtol=1e-4, atol=0)
 
 
 def test_a_model_that_answers_at_random_ends_no_attack() -> None:
