@@ -29,7 +29,7 @@ def linear(count: int = COUNT) -> tuple[Audit, np.ndarray]:
     weights = rng.normal(size=(SIDE, SIDE))
     weights -= weights.mean()
     normal = weights / np.linalg.norm(weights)
-    wanted = np.where(np.arange(count) % 2 == 0, -1, 1) * rng.uniform(-0.1, 0.5, count)
+    wanted = np.where(np.arange(count) % 2 == 0, -1, 1) * rng.uniform(-0.3, 0.5, count)
     pixels = 0.5 + 0.02 * rng.normal(size=(count, SIDE, SIDE))
     for place in range(count):
         pixels[place] += (wanted[place] - (pixels[place] * normal).sum()) * normal
@@ -64,6 +64,9 @@ def test_truth_lies_between_certificate_and_attack_for_every_case(result: Result
     assert (true[table["smoothed"] == "wrong"] < 0).all()
     assert (broken[table["smoothed"] == "wrong"] == 0).all()
     assert np.median(broken[right] - true[right]) < SIGMA / SIDE
+    assert (
+        certificate[table["smoothed"] == "wrong"] > EPSILONS[0]
+    ).any()  # certified to be wrong, which counts for nothing
 
 
 def test_rates_enclose_the_true_rates(result: Result) -> None:
@@ -98,6 +101,7 @@ def test_a_model_that_is_linear_in_the_pixels_has_its_distance_in_pixels(
     weights = next(iter(audit.model.module.parameters())).numpy().ravel()  # type: ignore[attr-defined]
     length = true * SIDE * np.linalg.norm(weights) / np.linalg.norm(weights, dual) / unit
     column = result.tables["certified"][f"distance_{norm}"].to_numpy()
+    assert "lower bound, 1 layer" in str(result.charts[2])  # pixels have a range, which may only make it larger
     assert column == pytest.approx(np.maximum(length, 0), abs=2e-6)
     assert found(result, "certified_distance", norm=norm, space="pixels").value == pytest.approx(
         length[true > 0].mean(), abs=2e-6
@@ -173,6 +177,7 @@ def test_only_the_declared_direction_counts() -> None:
     assert found(directed, "deployed_accuracy").value == pytest.approx((true[positives] > 0).mean())
     assert found(directed, "certified_accuracy", epsilon=EPSILONS[0]).n == positives.sum()
     assert (directed.tables["certified"]["in_scope"].to_numpy() == positives).all()
+    assert not any("constant" in caveat for caveat in directed.caveats)  # there is only one class to be right on
 
 
 def test_a_vote_that_noise_has_made_a_constant_is_called_one() -> None:

@@ -145,6 +145,16 @@ def test_several_right_classes_give_a_bound_that_says_so() -> None:
     found = linear_distance(network.logits(points), network.layers[0], goal, "linf")
     assert found.exact.tolist() == [int((~row).sum()) in (1, 4) for row in goal.wrong]
     assert not found.exact.all()
+    weight, logits = network.layers[0][0].numpy(), network.logits(points).numpy()
+    for row, wrong in enumerate(goal.wrong.numpy()):
+        boundaries = [
+            max(
+                max(0.0, logits[row, right] - logits[row, other]) / np.abs(weight[right] - weight[other]).sum()
+                for right in np.flatnonzero(~wrong)
+            )
+            for other in np.flatnonzero(wrong)
+        ]
+        assert found.size[row].item() == pytest.approx(min(boundaries), rel=1e-9)
     finite = torch.isfinite(found.size)
     for row in torch.nonzero(finite & (found.size > 0)).flatten().tolist():
         change = torch.rand(4000, 5, generator=torch.Generator().manual_seed(row)).double() * 2 - 1
@@ -160,7 +170,9 @@ def test_what_is_broken_has_no_distance_and_what_cannot_break_has_no_end() -> No
     wrong = class_goal(((~right.wrong).int().argmax(dim=1) + 1) % 3, 3, Decision())
     assert linear_distance(logits, network.layers[0], wrong, "l2").size.tolist() == [0.0] * 8
     healthy = class_goal(torch.zeros(8, dtype=torch.int64), 3, Decision(directions=("missed disease",), no_disease=0))
-    assert torch.isinf(linear_distance(logits, network.layers[0], healthy, "l2").size).all()
+    never = linear_distance(logits, network.layers[0], healthy, "l2")
+    assert torch.isinf(never.size).all()
+    assert never.exact.all()
     with pytest.raises(ConfigError, match="l0"):
         linear_distance(logits, network.layers[0], right, "l0")
 
@@ -202,7 +214,18 @@ def test_bounds_are_better_than_intervals_alone_and_meet_the_value_in_a_point() 
     points = torch.rand(20, 10, generator=torch.Generator().manual_seed(9)).double()
     goal = goal_of(network, points)
     assert torch.allclose(held(network, points, goal, 0.0), margin_of(network, points, goal), atol=1e-9)
-    radius = 0.05
+    better = torch.stack(
+        [held(network, points, goal, radius) - intervals(network, points, goal, radius) for radius in RADII]
+    )
+    assert (better >= -1e-9).all()
+    assert better[0].median() > 0.1
+
+
+RADII = (0.05, 0.3, 1.0)
+
+
+def intervals(network: Dense, points: torch.Tensor, goal: ClassGoal, radius: float) -> torch.Tensor:
+    """(B,) the lead over the box by interval arithmetic alone, written out for one right class."""
     low, high = (points - radius).clamp(min=0), (points + radius).clamp(max=1)
     for place, (weight, bias) in enumerate(network.layers[:-1]):
         low, high = (low, high) if place == 0 else (low.relu(), high.relu())
@@ -212,10 +235,35 @@ def test_bounds_are_better_than_intervals_alone_and_meet_the_value_in_a_point() 
     right = (~goal.wrong).int().argmax(dim=1)
     slope = last[right][:, None] - last[None]
     plain = (slope.clamp(min=0) @ low.relu()[:, :, None] + slope.clamp(max=0) @ high.relu()[:, :, None]).squeeze(2)
-    plain = (plain + shift[right][:, None] - shift[None]).masked_fill(~goal.wrong, torch.inf).amin(dim=1)
-    bound = held(network, points, goal, radius)
-    assert (bound >= plain - 1e-9).all()
-    assert (bound - plain).median() > 0.1
+    return (plain + shift[right][:, None] - shift[None]).masked_fill(~goal.wrong, torch.inf).amin(dim=1)
+
+
+def number(value: float) -> torch.Tensor:
+    return torch.tensor([[value]]).double()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bound"), [(-1.0, 3.0, -5.5), (-3.0, 1.0, -5.5), (1.0, 2.0, -4.5), (-2.0, -1.0, -4.5)]
+)
+def test_a_unit_that_may_be_on_or_off_is_above_the_line_that_leaves_less(low: float, high: float, bound: float) -> None:
+    # The lead is relu(x) - (x + 10) / 2, which is smallest, -5, at 0. From -1 to 3 the unit is taken as x, from -3 to 1 as 0.
+    first = torch.tensor([[1.0], [1.0]]).double(), torch.tensor([0.0, 10.0]).double()
+    last = torch.tensor([[0.0, 0.5], [1.0, 0.0]]).double(), torch.zeros(2).double()
+    goal = class_goal(torch.tensor([1]), 2, Decision())
+    found = leads(Dense((first, last), "pixels"), number(low), number(high), goal)
+    assert found[0, 1, 0].item() == pytest.approx(bound)
+
+
+def test_values_stay_within_their_range() -> None:
+    # Log-odds x + 0.1 fall below 0 only below the range, 1.1 - x only above it.
+    goal = class_goal(torch.tensor([1]), 2, Decision())
+    for slope, shift, point in ((1.0, 0.1, 0.05), (-1.0, 1.1, 0.95)):
+        layer = torch.tensor([[0.0], [slope]]).double(), torch.tensor([0.0, shift]).double()
+        network = Dense((layer,), "pixels")
+        inside = certified_linf(network, number(point), goal, low=0.0, high=1.0, largest=1.0)
+        assert inside.size.item() == 1.0
+        outside = certified_linf(network, number(point), goal, low=-9.0, high=9.0, largest=1.0)
+        assert outside.size.item() == pytest.approx(0.15, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -298,6 +346,8 @@ def test_what_only_looks_dense_is_not_taken_for_it() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2)),
         nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.ReLU()),
     )
+    with torch.no_grad():
+        odd[3][1].bias += 10  # the last ReLU does nothing on these images, and may on others
     for module in odd:
         with pytest.raises(ModelError, match="no embeddings that can be read"):
             read_dense(network_model(module, ("no", "yes")), PIXELS)

@@ -220,6 +220,15 @@ def test_a_decided_case_leaves_early_and_an_undecided_one_stays() -> None:
     assert beyond.draws[0] == settings.looks[0]  # no number of votes reaches it
 
 
+def test_a_certificate_once_made_is_kept() -> None:
+    cases, _ = linear(60)
+    settings = Smoothing(0.3, 1600, width=2000)
+    early, late = certify(cases, settings, ()), certify(cases, settings, fine(settings))
+    assert (late.draws >= early.draws).all()
+    assert (late.low >= early.low).all()
+    assert (late.draws > early.draws).any()
+
+
 def test_stopping_when_it_suits_does_not_raise_the_error() -> None:
     # 3,000 repeated cases whose true radius is just below what is asked about: stopping at the first success is what could go
     # wrong, and does where every look keeps alpha for itself.
