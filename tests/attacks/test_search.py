@@ -26,7 +26,9 @@ RUNGS = (0.1, 0.2, 0.4, 0.8)
 
 @dataclass(frozen=True)
 class Stairs(Walker):
-    """Raises the first pixel in equal steps up to the radius; an odd start lowers it instead, which breaks nothing."""
+    """Raises the first pixel in equal steps up to the radius; starts 2, 4, … are 2, 3, … times as fast, and an odd start lowers
+    it instead, which breaks nothing.
+    """
 
     steps: int
     loss = None
@@ -41,7 +43,8 @@ class Stairs(Walker):
     def _point(self, rows: Rows, step: torch.Tensor) -> torch.Tensor:
         up = torch.where(rows.start % 2 == 0, 1.0, -1.0)
         points = rows.cases.pixels.clone()
-        points[:, 0, 0, 0] += up * self.factor * rows.radius * (step + 1) / self.steps
+        share = ((step + 1) * (1 + rows.start // 2)).clamp(max=self.steps) / self.steps
+        points[:, 0, 0, 0] += up * self.factor * rows.radius * share
         return points.clamp(0.0, 1.0)
 
 
@@ -130,6 +133,29 @@ def test_attempts_of_a_case_go_no_further_than_the_first_break() -> None:
     alone = pursue(cases, budget, Stairs(4), width=1, attempts=tries)
     assert alone.looks.tolist() == [4 + 2 + 2, 3 * 4]  # the first attempt ran to its end before
     assert alone.size.tolist() == together.size.tolist() == pytest.approx([0.4, math.inf])
+
+
+@pytest.mark.parametrize("width", [1, 2, 64])
+@pytest.mark.parametrize("starts", [(0, 2), (2, 0), (0, 2, 4), (4, 2, 0)])
+@pytest.mark.parametrize(
+    ("gap", "by_starts", "size"),
+    [
+        (
+            0.45,
+            2,
+            0.6,
+        ),  # the second is there first, at its third look of 0.2, 0.4, 0.6; the first at 0.5 with its fifth
+        (0.35, 3, 0.4),  # the second and the third with their second looks, 0.4 and 0.6
+    ],
+)
+def test_the_first_break_counts_and_of_several_the_smallest(
+    gap: float, by_starts: int, size: float, starts: tuple[int, ...], width: int
+) -> None:
+    if len(starts) == by_starts:
+        cases = gaps([gap])
+        tries = [[Attempt(start) for start in starts]]
+        found = pursue(cases, budget_of("linf", (0.8,), cases.pixels), Stairs(8), width=width, attempts=tries)
+        assert found.size.tolist() == pytest.approx([size])
 
 
 @pytest.mark.parametrize("width", [1, 3, 64])
