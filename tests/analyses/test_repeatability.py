@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def random_pixels(cases: int = CASES, seed: int = 0) -> np.ndarray:
     return levels.astype(np.float32) / np.float32(255)
 
 
-def audited(model: object, pixels: np.ndarray, *, threshold: float = 0.5, part: int = 64) -> Audit:
+def audited(model: Any, pixels: np.ndarray, *, threshold: float = 0.5, part: int = 64) -> Audit:
     made = replace(subject(ZEROS, pixels), model=model, decision=Decision(1, threshold, True), task="repeatability")
     return replace(made, engine=Engine(part=part))
 
@@ -191,7 +192,8 @@ class OneNumber(nn.Module):
             self.layer.weight.fill_(weight / 2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.layer(pixels.mean(dim=(1, 2, 3))[:, None].expand(-1, 2)).float() - self.offset
+        sums: torch.Tensor = self.layer(pixels.mean(dim=(1, 2, 3))[:, None].expand(-1, 2))
+        return sums.float() - self.offset
 
 
 def network(module: nn.Module) -> NetworkClassifier:

@@ -258,12 +258,14 @@ def train(network: nn.Module, images: Images, recipe: Recipe) -> None:
     for epoch in range(recipe.epochs):
         # the bound grows over the first third: from the start at full size, a network may never learn anything
         bound = recipe.epsilon * min(1.0, 3 * (epoch + 1) / recipe.epochs)
-        for rows in torch.randperm(count, generator=generator).split(recipe.batch):
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count, recipe.batch):
+            rows = order[start : start + recipe.batch]
             pixels, labels = images.pixels[rows], images.labels[rows]
             if bound:
                 pixels = worst(network, pixels, labels, bound, recipe.steps, generator)
             optimiser.zero_grad()
-            F.cross_entropy(network(pixels), labels).backward()
+            torch.autograd.backward(F.cross_entropy(network(pixels), labels))
             optimiser.step()
             schedule.step()
     network.zero_grad()

@@ -214,7 +214,8 @@ def test_sixteen_bits_lose_a_margin_below_their_resolution() -> None:
         layer.bias.fill_(0.0)
 
     def odds(pixels: torch.Tensor) -> torch.Tensor:
-        return layer(pixels.flatten(1))
+        found: torch.Tensor = layer(pixels.flatten(1))
+        return found
 
     pixel = torch.tensor([1 - 2**-10]).view(1, 1, 1, 1)
     with torch.inference_mode():
