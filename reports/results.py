@@ -122,7 +122,21 @@ def _table(chart: Table) -> Grid:
         if all(isinstance(row[place], int | float | None) for row in chart.rows)
     )
     rows = tuple(tuple(_entry(value) for value in row) for row in chart.rows)
-    return shortened(Grid(chart.title, chart.columns, rows, numeric, note=chart.alt))
+    return shortened(Grid(chart.title, chart.columns, rows, numeric, _widths(chart.columns, rows), note=chart.alt))
+
+
+_LONG, _SENTENCE = 24, 45
+"""Characters from which an entry is broken into lines; of a line that is easy to read."""
+
+
+def _widths(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """Shares of the page by what is written, at least the longest word; () where nothing is long and columns fit themselves."""
+    written = list(zip(columns, *rows, strict=True))
+    if max((len(entry) for column in written for entry in column[1:]), default=0) <= _LONG:
+        return ()
+    words = [max(len(word) for entry in column for word in entry.split() or [""]) for column in written]
+    means = [sum(len(entry) for entry in column[1:]) / max(len(rows), 1) for column in written]
+    return tuple(f"{max(word, min(mean, _SENTENCE)):.0f}fr" for word, mean in zip(words, means, strict=True))
 
 
 def _entry(value: str | float | None) -> str:
