@@ -13,10 +13,11 @@ import torch
 
 from tests.analyses.subjects import SIDE, subject
 from xvision.analyses.threat_models import threat_models
-from xvision.attacks.cases import cases_of
+from xvision.attacks.cases import Cases, cases_of
 from xvision.attacks.goals import class_goal
 from xvision.attacks.plausible import low_pass
 from xvision.attacks.spatial import Grid, moved
+from xvision.attacks.universal import tuning_half, universal
 from xvision.attacks.wording import variants
 from xvision.audit import Audit
 from xvision.charts import Forest, Images, Table
@@ -87,6 +88,37 @@ def test_shading_and_the_window_break_what_the_closed_form_says(small: tuple[Aud
             assert item.value == pytest.approx((margin[right] < gain).mean(), abs=1e-9)
             assert item.n == right.sum()
     assert 0 < (found(result, attack="inside the window", norm="linf", epsilon=0.01).value or 0) < 1
+
+
+def test_what_is_black_or_white_stays_in_the_window() -> None:
+    pixels = pictures(0.3)
+    saturated = np.random.default_rng(5).random(pixels.shape) < 0.5
+    pixels[saturated] = np.random.default_rng(6).integers(0, 2, saturated.sum())
+    audit = audit_of(pixels)
+    margin = signed(audit.labels, pixels)
+    gain = (np.abs(WEIGHTS) * ~saturated).sum((1, 2))
+    result = threat_models(audit, **FAST)
+    for epsilon in EPSILONS:
+        item = found(result, attack="inside the window", norm="linf", epsilon=epsilon)
+        assert item.value == pytest.approx((margin < epsilon * gain)[margin > 0].mean())
+    assert 0 < (item.value or 0) < (margin < 0.04 * np.abs(WEIGHTS).sum())[margin > 0].mean()
+
+
+def test_the_summary_does_not_speak_of_the_images_that_were_fitted() -> None:
+    """Even images, which no move changes: those of the tuning half break, the others do not."""
+    weights = WEIGHTS + 0.05
+    gain = 0.04 * np.abs(weights).sum()
+    ill = np.arange(1, COUNT, 2)
+    pixels = np.ones((COUNT, SIDE, SIDE), dtype=np.float32) * 0.99
+    audit = replace(audit_of(pixels, weights), decision=Decision(1, 0.5, True, ("missed disease",)))
+    tuning = tuning_half(audit.patients[ill], audit.rng("universal"), 200)
+    pixels[ill] = (np.where(tuning, 0.6, 1.1) * gain / weights.sum())[:, None, None]
+    assert pixels.max() < 1.0
+    audit = replace(audit_of(pixels, weights), decision=audit.decision)
+    result = threat_models(audit, **{**FAST, "patch_share": 0.002}, least=0.6)
+    assert found(result, attack="universal", norm="linf", epsilon=0.04, images="fitted").value == 1.0
+    assert found(result, attack="universal", norm="linf", epsilon=0.04, images="held out").value == 0.0
+    assert "No threat breaks 0.600 of them" in result.summary
 
 
 def test_a_patch_breaks_what_trying_every_place_breaks() -> None:
@@ -292,8 +324,20 @@ def test_a_reader_of_texts_is_read_with_other_words() -> None:
     assert set(told[(told.threat == "Wording, edits 1") & told.broken].how) <= {
         "clauses swapped", "sentences swapped", "full stop", "fever → smoker", "smoker → fever"
     }  # fmt: skip
-    universal = found(result, attack="universal", norm="linf", epsilon=0.04, images="held out")
-    assert universal.n == 3
+    tuning = tuning_half(audit.patients, audit.rng("universal"), 200)
+    fitted, held = (with_texts(audit, rows) for rows in (tuning, ~tuning))
+    by_hand = universal([fitted], [held], "linf", 0.04, steps=2)
+    for part, hits in (("held out", by_hand.held_out), ("fitted", by_hand.tuned)):
+        item = found(result, attack="universal", norm="linf", epsilon=0.04, images=part)
+        assert (item.n, item.value) == (3, pytest.approx(hits.float().mean().item()))
+    assert by_hand.tuned.any()
+
+
+def with_texts(audit: Audit, rows: np.ndarray) -> Cases:
+    places = np.flatnonzero(rows)
+    bound = audit.model.with_text([TEXTS[place] for place in places])
+    goal = class_goal(torch.from_numpy(audit.labels[places]), 2, audit.decision)
+    return cases_of(bound.logits, torch.from_numpy(audit.pixels(places)), goal, keys=audit.ids[places], seed=3)
 
 
 def test_texts_that_are_not_there_are_a_reason() -> None:
