@@ -77,7 +77,7 @@ class Attempted(NamedTuple):
 
 def run(subject: Subject, attack: Callable[[nn.Module], np.ndarray]) -> Attempted:
     """One attack on a fresh counter."""
-    counted = Counted(subject.model)
+    counted = Counted(subject.model).eval()
     started = process_time()
     broken = attack(counted)
     return Attempted(broken, counted.passes, process_time() - started)
@@ -218,7 +218,7 @@ def curve_rows(subject: Subject, epsilons: Sequence[float], pairs: int) -> Itera
 
 def square_rows(subject: Subject, epsilon: float, queries: int = 1000) -> Iterator[Row]:
     """Square with broken rows leaving the batch, and the same search that goes on to the last query for all."""
-    counted = Counted(subject.model)
+    counted = Counted(subject.model).eval()
     goal = class_goal(subject.labels, _classes(subject), Decision())
     keys = [f"case {place}" for place in range(len(subject.images))]
     cases = cases_of(counted, subject.images, goal, keys=keys, seed=0)
