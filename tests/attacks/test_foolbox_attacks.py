@@ -463,6 +463,20 @@ def test_a_flat_model_is_reported_and_its_walk_belongs_to_the_case() -> None:
         assert not stays.nonfinite.any()
 
 
+def test_ddn_climbs_out_of_a_depth_in_which_its_cross_entropy_has_no_slope() -> None:
+    """The image is near a boundary that a dip of 700 times its margin hides; the decision changes at a distance of 1.178."""
+    along = weights().sign() / SIDE
+    pixels = torch.full((2, 1, SIDE, SIDE), 0.5)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        way = (images - 0.5).flatten(1) @ along
+        margin = -0.001 + 0.05 * way - 5.0 * (way - 0.01).relu() + 10.0 * (way - 0.6).relu()
+        return torch.stack([torch.zeros_like(margin), margin], dim=1)
+
+    found = run(case(forward, pixels, class_goal(torch.zeros(2, dtype=torch.long), 2, Decision())), "ddn", "l2", 100)
+    torch.testing.assert_close(found.size, torch.full((2,), 5.951 / 5.05, dtype=torch.float64), rtol=2e-3, atol=0)
+
+
 def test_pixels_that_all_must_stay_have_no_slope() -> None:
     cases, _, _ = linear_cases(2)
     held = replace(cases, low=cases.pixels, high=cases.pixels)
