@@ -334,6 +334,14 @@ def test_an_image_without_a_gradient_is_said_and_the_others_are_attacked() -> No
     assert np.isfinite(outcome.smallest[1:]).all()
 
 
+@pytest.mark.parametrize("side", [7, 14, 28])
+def test_a_budget_of_so_many_values_holds_so_many(side: int) -> None:
+    """Shares of values times their number may round below the whole number that is meant."""
+    for count in (1, 3, 5):
+        budget = budget_of("l0", [count / side**2], torch.zeros(2, 1, side, side))
+        assert budget.columns(torch.tensor([float(count), count + 1.0])).tolist() == [0, 1]
+
+
 def test_which_attack_broke_a_case_first() -> None:
     sizes = {"noise": np.array([np.inf, 0.3, np.inf]), "pgd": np.array([0.1, 0.1, np.inf])}
     assert first_breakers(sizes, 0.2, 0.0).tolist() == ["pgd", "pgd", ""]

@@ -23,6 +23,10 @@ TOLERANCE = 1e-6
 """Sizes are compared with budgets up to this difference in epsilon, which is about float32's own for pixels in [0, 1]."""
 
 
+COUNTED = 1e-3
+"""The same for numbers of changed values, which are whole: their budgets are products that may round below a whole number."""
+
+
 @dataclass(frozen=True, eq=False)
 class Cases:
     """Images and what must be reached on each.
@@ -120,7 +124,7 @@ def budget_of(norm: Norm, epsilons: Sequence[float], images: torch.Tensor) -> Bu
     scale = unit(norm, images.shape[1:])
     radii = tuple(epsilon * scale for epsilon in ladder)
     reached = torch.full((len(images),), torch.inf, dtype=torch.float64)
-    return Budget(norm, radii, reached, slack=0.0 if norm == "l0" else TOLERANCE * scale)
+    return Budget(norm, radii, reached, slack=COUNTED if norm == "l0" else TOLERANCE * scale)
 
 
 class Found(NamedTuple):

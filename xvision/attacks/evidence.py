@@ -130,7 +130,7 @@ class Attacked:
 
     @property
     def tolerance(self) -> float:
-        return 0.0 if self.norm == "l0" else TOLERANCE
+        return 1e-9 if self.norm == "l0" else TOLERANCE
 
     @property
     def sizes(self) -> dict[str, np.ndarray]:
