@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linprog, minimize
 
+from tests.attacks.exact_linear import smallest, toward
 from xvision.attacks.balls import NORMS, Norm, size, steepest
-from xvision.attacks.linear import smallest, toward
 from xvision.errors import ConfigError, DataError
 
 FREE = {"low": -math.inf, "high": math.inf}
