@@ -316,6 +316,16 @@ def test_along_the_slope_a_linear_model_gains_all_and_across_it_nothing() -> Non
     assert found.at_random == pytest.approx([0.0] * 10, abs=1e-4)
 
 
+def test_both_directions_have_the_same_length() -> None:
+    def bowl(images: torch.Tensor) -> torch.Tensor:
+        apart = (images - 0.5).flatten(1)
+        return -(apart.square() + 0.01 * apart).sum(dim=1, keepdim=True)
+
+    found = surface(of(bowl, torch.full((4, *SHAPE), 0.5), torch.ones(4).long()), 0.02)
+    assert found.along_slope == pytest.approx([(0.02**2 + 0.02 * 0.01) * PIXELS] * 4, rel=1e-3)
+    assert found.at_random == pytest.approx([0.02**2 * PIXELS] * 4, rel=1e-3)
+
+
 def test_pixels_keep_their_bounds_in_every_probe() -> None:
     def strict(images: torch.Tensor) -> torch.Tensor:
         assert images.detach().min().item() >= 0
@@ -346,6 +356,16 @@ def test_any_image_within_the_bounds_may_show_that_a_case_can_be_broken() -> Non
     assert reach(narrow, torch.full((1, *SHAPE), 0.698)).reachable.tolist() == [False, False]
     wide = Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 0, cases.pixels - 0.2, cases.pixels + 0.6)
     assert reach(wide, torch.full((1, *SHAPE), 0.75)).reachable.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("middle", "label"), [(0.2, 1), (0.8, 0), (0.55, 1), (0.45, 0)])
+def test_black_white_and_grey_are_always_tried(middle: float, label: int) -> None:
+    """Black alone breaks the first case and white alone the second; nothing is brighter or darker than these."""
+    image = torch.full((1, *SHAPE), 0.9 if label else 0.1)
+    cases = of(lambda each: each.flatten(1).mean(dim=1, keepdim=True) - middle, image, torch.tensor([label]))
+    assert reach(cases, torch.zeros(0, *SHAPE)).reachable.all()
+    near = Cases(cases.forward, image, cases.goal, cases.keys, 0, image.clamp(max=0.5), image.clamp(min=0.5))
+    assert reach(near, torch.zeros(0, *SHAPE)).reachable.item() == (abs(middle - 0.5) < 0.1)
 
 
 def test_a_constant_model_is_still_and_out_of_reach() -> None:
