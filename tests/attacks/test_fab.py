@@ -252,6 +252,12 @@ def test_a_case_ends_with_its_first_break_within_the_smallest_budget() -> None:
     assert bool((quick.size > thorough.size).all())
 
 
+def test_looks_are_the_clean_image_the_steps_and_the_bisection() -> None:
+    found = run(curved(), "l2", steps=5, targets=1)
+    assert found.looks.max().item() == 1 + 5 + 1 + HALVINGS
+    assert run(curved(), "l2", steps=5, targets=2).looks.max().item() == 1 + 2 * 5 + 1 + HALVINGS
+
+
 def test_a_break_that_is_not_confirmed_does_not_count() -> None:
     part = answered(2)
     demanding = replace(part, confirm=lambda seen, goal: goal.margin(part.forward(seen)) > 0.01)
@@ -302,6 +308,8 @@ def test_random_starts_leave_a_plateau() -> None:
     known = Budget("linf", budget.radii, torch.full((6,), 0.001, dtype=torch.float64), budget.slack)
     close = fab(part, known, steps=20, targets=1, restarts=12, width=16)  # starts within half of what is known
     assert bool(torch.isinf(close.size).all())
+    narrow = budget_of("linf", [1e-6, 0.03], pixels)  # and within half of the largest budget
+    assert bool(torch.isinf(fab(part, narrow, steps=60, targets=1, restarts=12, width=16).size).all())
 
 
 @pytest.mark.parametrize(
