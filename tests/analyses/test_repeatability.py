@@ -222,6 +222,11 @@ def test_float16_that_overflows_is_no_decision() -> None:
     assert rate(result, "float16").value == 0.25
     assert any("float16): logits of 1 case are not finite, counted as flips." in caveat for caveat in result.caveats)
     assert rate(result, "any", "probability_change").value == 0.0
+    (overview,) = [item for item in result.charts if item.kind == "table"]
+    (row,) = [row for row in overview.rows if row[0] == "16-bit arithmetic (float16)"]
+    assert row[2:4] == (4, 1)
+    assert row[-1] is not None
+    assert float(row[-1]) < 100
 
 
 class Cancelling(nn.Module):
@@ -306,6 +311,25 @@ def test_another_resizing_filter_is_asked_where_images_are_resized() -> None:
     assert rate(untouched, "resampling").reason == "the image is not resized for the model"
 
 
+def test_an_image_read_with_another_filter_is_shown_as_it_was_read() -> None:
+    """Only the height of a bright block depends on the filter here: bicubic rises higher than bilinear."""
+    large = np.full((4, 3 * SIDE, 3 * SIDE), 0.3, dtype=np.float32)
+    large[:, 24:27, 24:27] = 0.8
+    data = resized_data(large)
+    spec = InputSpec(1, SIDE, SIDE)
+    before, after = (
+        float(data.pixels(data.ids[:1], replace(spec, resample=name)).max()) for name in ("bilinear", "bicubic")
+    )
+    middle = (before + after) / 2
+    model = Planted(lambda pixels: 100 * (pixels.amax(dim=(1, 2, 3)) - middle))
+    result = run(replace(audited(model, random_pixels(4)), everything=data))
+    assert flips(result, "resampling").all()
+    for case in result.cases:
+        assert case.facts["flips under"] == "Read with another resizing filter"
+        assert case.pictures["image"].max() == round(before * 255)
+        assert case.pictures["seen again"].max() == round(after * 255)
+
+
 def test_eight_bit_images_survive_a_png_file_to_the_last_bit() -> None:
     result = run(audited(linear_model(np.ones((SIDE, SIDE))), random_pixels()))
     table = result.tables["repeatability"]
@@ -367,12 +391,30 @@ def test_flipped_cases_are_shown_the_surest_first() -> None:
     margins = np.array([0.1, 0.9, 0.5, 3.0, 0.3, 0.7, 0.2, 0.8]) / 255
     result = run(audited(of_mean(0.5), flat_images(0.5 + margins)))
     assert [case.id for case in result.cases] == [f"case-{place:02d}" for place in (1, 7, 5, 2, 4, 6)]
+    assert "most under “One grey level down”: 0.875" in result.summary
     case = result.cases[0]
     assert case.facts["flips under"] == "One grey level down"
     assert (case.facts["decision"], case.facts["decision there"]) == ("lesion", "normal")
     before, after = (case.pictures[name].astype(int) for name in ("image", "seen again"))
     assert (before - after == 1).all()
     assert result.charts[-1].cases == tuple(case.id for case in result.cases)  # type: ignore[union-attr]  # the pictures
+
+
+def test_the_draw_that_moved_a_case_most_is_shown() -> None:
+    """Differences of neighbours: nothing in a flat image, about one level where each pixel's sign is drawn."""
+
+    def odds(pixels: torch.Tensor) -> torch.Tensor:
+        return 100 * ((pixels[..., 1:] - pixels[..., :-1]).abs().mean(dim=(1, 2, 3)) * 255 - 0.5)
+
+    result = run(audited(Planted(odds), flat_images(np.full(6, 100 / 255))))
+    table = result.tables["repeatability"]
+    moved = table[table["repeat"] == "level_random"].set_index("id")["logit_change"]
+    assert result.cases
+    for case in result.cases:
+        assert case.facts["flips under"] == "One grey level, random sign"
+        picture = case.pictures["seen again"]
+        shown = torch.from_numpy(picture[:: len(picture) // SIDE, :: len(picture) // SIDE, 0] / np.float32(255))
+        assert float(odds(shown[None, None])) + 50 == pytest.approx(moved[case.id], abs=0.01)
 
 
 def test_flips_are_told_apart_by_their_distance_from_the_threshold() -> None:

@@ -384,7 +384,7 @@ def _caveats(found: _Found) -> tuple[str, ...]:
     if signs:
         caveats.append("What happens to the same pixels is contained in the flips of every other repeat.")
     for seen in found.repeats:
-        odd = int((~seen.finite & seen.tested).sum())
+        odd = int((~seen.finite).sum())
         if odd:
             caveats.append(
                 f"{seen.repeat.title}: logits of {text.plural(odd, 'case')} are not finite, counted as flips."
