@@ -114,20 +114,23 @@ def folded(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([((flat - peak).abs() * weight).sum(1) for weight, peak in zip(weights, peaks, strict=True)], 1)
 
 
-def hard_cases(count: int) -> Cases:
-    """Cases whose decision nothing changes, so that every attempt runs to its end."""
-    pixels = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(5))
-    pixels[0] = pixels[0].round()
-    keys = [f"case {number}" for number in range(count)]
-    cases = cases_of(folded, pixels, class_goal(folded(pixels).argmax(dim=1), 3, Decision()), keys=keys, seed=0)
-    return replace(cases, confirm=lambda images, goal: torch.zeros(len(images), dtype=torch.bool))
+def hard_cases() -> Cases:
+    """Cases whose attempts run to their end, since no break is confirmed, but for the second, which is broken at once."""
+    pixels = torch.rand(30, 1, 5, 5, generator=torch.Generator().manual_seed(5))
+    pixels[::2] = pixels[::2].round()
+    pixels = pixels[folded(pixels).argmax(dim=1) != 2][:4]
+    labels = folded(pixels).argmax(dim=1)
+    labels[1] = 2
+    keys = [f"case {number}" for number in range(4)]
+    cases = cases_of(folded, pixels, class_goal(labels, 3, Decision()), keys=keys, seed=0)
+    return replace(cases, confirm=lambda images, goal: ~goal.wrong[:, 2])  # type: ignore[attr-defined]  # a goal of classes
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 60])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps: int) -> None:
-    """Refilled rows of different cases and starts, at different steps, in a batch of 4."""
-    cases = hard_cases(3)
+    """In a batch of 4, two rows are replaced after their first look, so that the others are one step ahead."""
+    cases = hard_cases()
     budget = budget_of(norm, ({"linf": 0.2, "l2": 0.15, "l1": 0.08}[norm],), cases.pixels)
     visited: dict[tuple[int, int], list[torch.Tensor]] = {}
 
@@ -135,8 +138,10 @@ def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps:
         for row, key in enumerate(zip(rows.place.tolist(), rows.start.tolist(), strict=True)):
             visited.setdefault(key, []).append(state["at"][row])
 
-    tries = [[Attempt(0), Attempt(1)]] * 3
-    pursue(cases, budget, APGD("margin", steps), width=4, attempts=tries, watch=watch)
+    tries = [[Attempt(0), Attempt(1)]] * 4
+    found = pursue(cases, budget, APGD("margin", steps), width=4, attempts=tries, watch=watch)
+    assert found.looks.tolist() == [2 * steps, 2, 2 * steps, 2 * steps]
+    del visited[1, 0], visited[1, 1]
     assert len(visited) == 6
     for (place, _), points in visited.items():
         goal = cases.goal.rows(torch.tensor([place]))
@@ -314,7 +319,7 @@ def test_a_random_start_leaves_an_image_at_which_the_slope_is_zero(norm: Norm) -
 
 
 def test_l0_and_steps_below_one_are_refused() -> None:
-    cases = hard_cases(2)
+    cases = hard_cases()
     with pytest.raises(ConfigError, match="does not bound the number of changed pixel values"):
         pursue(cases, budget_of("l0", (0.5,), cases.pixels), APGD("margin", 5), width=2)
     with pytest.raises(ConfigError, match="found 0 steps"):

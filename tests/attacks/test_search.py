@@ -306,6 +306,42 @@ def test_one_case_that_is_not_a_number_does_not_touch_the_others(walker: Walker,
         assert math.isinf(found.size[2].item())
 
 
+class Sloped(Stairs):
+    """The same steps, asking for slopes."""
+
+    loss = "margin"
+
+
+@pytest.mark.parametrize("walker", [Stairs(4), Sloped(4)])
+def test_a_logit_that_is_not_a_number_on_the_way_is_noted(walker: Walker) -> None:
+    def holed(images: torch.Tensor) -> torch.Tensor:
+        first = images[:, :, 0, 0]
+        return torch.where((first > 0.35) & (first < 0.45), torch.nan, first) - images[:, :, 0, 1]
+
+    cases = replace(gaps([0.95, 0.95, 0.55]), forward=holed)
+    found = pursue(cases, budget_of("linf", (0.8,), cases.pixels), walker, width=2)
+    assert found.nonfinite.tolist() == [True, True, True]
+    assert found.size.tolist() == pytest.approx([math.inf, math.inf, 0.6])
+    other = pursue(cases, budget_of("linf", (0.3,), cases.pixels), walker, width=2)
+    assert not other.nonfinite.any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("walker", [MarginPGD(6), APGD("margin", 12)])
+def test_a_pixel_without_a_slope_does_not_stop_the_others(walker: Walker, norm: Norm) -> None:
+    def holed(images: torch.Tensor) -> torch.Tensor:
+        first = (images[:, 0, 0, :1] - 0.5).abs().sqrt()  # its slope at 0.5 is not finite
+        return 0.1 * first + images[:, 0, 0, 1:2] - 0.6
+
+    pixels = torch.full((1, 1, 1, 2), 0.5)
+    cases = cases_of(
+        holed, pixels, class_goal(torch.zeros(1, dtype=torch.long), 2, Decision(1, 0.5)), keys=["a"], seed=0
+    )
+    found = pursue(cases, budget_of(norm, (0.2,), pixels), walker, width=1)
+    assert found.nonfinite.tolist() == [True]
+    assert math.isfinite(float(found.size))
+
+
 def test_a_flat_first_slope_is_noted() -> None:
     def saturated(images: torch.Tensor) -> torch.Tensor:
         first = images[:, 0, 0, :1]
@@ -318,6 +354,8 @@ def test_a_flat_first_slope_is_noted() -> None:
     budget = budget_of("linf", (0.1,), pixels)
     assert pursue(cases, budget, MarginPGD(3), width=2).flat.tolist() == [False, True]
     started = pursue(cases, budget, MarginPGD(3), width=2, attempts=[[Attempt(1)]] * 2)
+    later = pursue(cases, budget_of("linf", (0.9,), pixels), MarginPGD(5), width=2)
+    assert later.flat.tolist() == [False, True]  # the first case walks into the flat part
     assert started.flat.tolist() == [False, False]  # only the slope at the image itself says so
 
 
