@@ -144,6 +144,16 @@ def test_the_smallest_change_is_exact(norm: Norm, count: int, share: float, scal
     assert slope @ best == pytest.approx(slope @ moved, abs=1e-5 * max(1.0, most))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_where_nothing_is_to_be_gained_nothing_changes(norm: Norm) -> None:
+    slope = torch.tensor([1.0, -2.0, 0.0]).expand(4, 1, 1, 3)
+    gain = torch.tensor([0.0, -1.0, math.nan, 0.5])
+    change = smallest_change(slope, gain, torch.full_like(slope, -0.5), torch.full_like(slope, 0.5), norm)
+    assert (change != 0).flatten(1).any(dim=1).tolist() == [False, False, False, True]
+    still = smallest_change(0 * slope, gain, torch.full_like(slope, -0.5), torch.full_like(slope, 0.5), norm)
+    assert bool((still == 0).all())
+
+
 def circle(pixels: torch.Tensor) -> torch.Tensor:
     """Two pixels: 1 inside a circle of radius 0.3 around (0.5, 0.5)."""
     return (0.09 - (pixels.flatten(1) - 0.5).square().sum(dim=1))[:, None]
@@ -310,6 +320,15 @@ def test_random_starts_leave_a_plateau() -> None:
     assert bool(torch.isinf(close.size).all())
     narrow = budget_of("linf", [1e-6, 0.03], pixels)  # and within half of the largest budget
     assert bool(torch.isinf(fab(part, narrow, steps=60, targets=1, restarts=12, width=16).size).all())
+
+
+def test_a_plateau_elsewhere_is_not_a_flat_clean_image() -> None:
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        return 1 + (pixels.flatten(1).mean(dim=1, keepdim=True) - 0.5).clamp(-0.001, 0.001)
+
+    part = cases(forward, torch.full((4, *SHAPE), 0.5), class_goal(torch.ones(4, dtype=torch.long), 2, PLAIN))
+    found = fab(part, budget_of("linf", [1.0], part.pixels), steps=2, targets=1, restarts=6, width=24)
+    assert not bool(found.flat.any())
 
 
 @pytest.mark.parametrize(

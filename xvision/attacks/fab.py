@@ -173,9 +173,8 @@ def smallest_change(
     flat = slope.flatten(1)
     largest = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
     strength = flat.abs() / largest
-    wanted = torch.nan_to_num(gain[:, None] / largest, nan=0.0).clamp(min=0.0)
+    wanted = torch.nan_to_num(gain[:, None] / largest, nan=0.0)
     room = torch.where(flat > 0, high.flatten(1), -low.flatten(1)).clamp(min=0.0)
-    room = torch.where(flat != 0, room, torch.zeros_like(room))
     if norm == "l1":
         moved = _steepest_first(strength, room, wanted)
     else:
@@ -207,7 +206,7 @@ def _level(strength: torch.Tensor, rate: torch.Tensor, room: torch.Tensor, wante
         moves = torch.where(bound, room, torch.minimum(level * rate, room))
         more = ~bound & (level * rate >= room)
         if not bool(more.any()):
-            return torch.where(wanted > 0, moves, torch.zeros_like(moves))
+            return moves
         bound = bound | more
 
 
