@@ -85,7 +85,7 @@ class View(Model):
     scale: (B,) positive factors of the margins, which change no decision; the attacks' constants suppose margins of about 1. A
     walk along slopes gives them, and sees no margin between -1e-4 and 0: it could end on the boundary without crossing it.
     cap: bound on the margin's value, not its slope, for losses that vanish where a margin is large. lost: (B, C, H, W) what
-    to take for a slope that is exactly zero. limit: looks allowed per case; one more raises Spent. refused: the model raised at
+    to take for a slope that is exactly zero. limit: looks allowed at a single case; one more raises Spent. refused: the model raised at
     the last look.
     """
 
@@ -123,12 +123,17 @@ class View(Model):
 
     def _seen(self, images: torch.Tensor, loss: LossName | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Margins and, zero unless a loss is named, their slopes; on the device of the images."""
+        left = self._limit - int(self.found.looks[0])
+        if len(images) > left:
+            if left > 0:
+                self._seen(images[: int(left)], loss)
+            raise Spent
         cases, scale = self.cases, self._scale
         places = torch.arange(len(images), device=scale.device)
         if len(images) != len(cases):
             places = torch.zeros_like(places)
             cases, scale = cases.rows(places), scale[places]
-        self._count(places)
+        self.found.looks.add_(torch.bincount(places.cpu(), minlength=len(self.cases)))
         given = images.detach().to(cases.pixels)
         points = torch.clamp(given, cases.low, cases.high)
         self.refused = True
@@ -144,12 +149,6 @@ class View(Model):
             free = (cases.low < cases.high) & (given >= cases.low) & (given <= cases.high) & ~odd[:, None, None, None]
             slope = self._filled(torch.where(free, view.gradient * scale[:, None, None, None], slope))
         return margins.to(images.device), slope.to(images.device)
-
-    def _count(self, places: torch.Tensor) -> None:
-        looks = self.found.looks + torch.bincount(places.cpu(), minlength=len(self.cases))
-        if bool((looks > self._limit).any()):
-            raise Spent
-        self.found.looks.copy_(looks)
 
     def _noted(self, cases: Cases, places: torch.Tensor, points: torch.Tensor, broken: torch.Tensor) -> torch.Tensor:
         """(n,) the breaks that are confirmed; the smallest of a case is kept."""
