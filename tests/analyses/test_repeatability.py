@@ -227,6 +227,9 @@ def test_float16_that_overflows_is_no_decision() -> None:
     assert row[2:4] == (4, 1)
     assert row[-1] is not None
     assert float(row[-1]) < 100
+    table = result.tables["repeatability"]
+    assert table.loc[table["repeat"] == "float16", "logit_change"].isna().tolist() == [False, False, False, True]
+    assert table.loc[table["repeat"] == "float16", "finite"].tolist() == [True, True, True, False]
 
 
 class Cancelling(nn.Module):
