@@ -320,8 +320,8 @@ def test_width_changes_no_result() -> None:
             minimal_norm(cases, budget, attack="ddn", steps=30, width=2),
         ),
         (
-            decision_based(cases, budget, attack="hop_skip_jump", queries=300, width=64),
-            decision_based(cases, budget, attack="hop_skip_jump", queries=300, width=1),
+            decision_based(cases, budget, attack="hop_skip_jump", queries=250, width=64),
+            decision_based(cases, budget, attack="hop_skip_jump", queries=250, width=1),
         ),
     ):
         torch.testing.assert_close(wide.size, narrow.size, rtol=1e-4, atol=0)
