@@ -1,12 +1,17 @@
-"""Every check on small networks that hide nothing: none may be flagged, whether trained plainly or on adversarial images."""
+"""Every check on small networks that hide nothing: none may be flagged, whether trained plainly or on adversarial images.
+
+Probes measure a case alike in any company and leave the model as it was.
+"""
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 import pytest
 import torch
 
-from tests.attacks.planted import SEEDS, SHAPE, network, right
+from tests.attacks.planted import SEEDS, SHAPE, Planted, network, right
 from xvision.attacks.apgd import APGD
 from xvision.attacks.cases import Cases, Found, budget_of
 from xvision.attacks.checks import Evidence, examine, verdict
@@ -99,3 +104,34 @@ def test_nothing_is_found_on_an_honest_network(seed: int, hardened: float, epsil
     assert [(check.id, check.sentence) for check in checks if check.state in ("flagged", "broken")] == []
     assert [check.id for check in checks if check.state == "not run"] == ["M3", "M13"]
     assert verdict(checks).state == "supported"
+
+
+def _probed(cases: Cases) -> dict[str, np.ndarray]:
+    found = (slopes(cases), steadiness(cases, draws=4), surface(cases, 0.02), differences(cases, None), company(cases))
+    return {name: value for probe in found for name, value in probe._asdict().items()}
+
+
+def test_a_case_is_measured_alike_in_any_batch_and_order() -> None:
+    cases = right(network(0, 0.0), 0, 10)
+    whole, order = _probed(cases), [7, 2, 5]
+    part = _probed(cases.rows(torch.tensor(order)))
+    for name, values in part.items():
+        assert values == pytest.approx(whole[name][order], rel=1e-3, abs=1e-5), name
+    other = _probed(Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 1, cases.low, cases.high))
+    assert not np.allclose(other["change"], whole["change"])
+    assert not np.allclose(other["at_random"], whole["at_random"])
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Planted(copy.deepcopy(network(0, 0.0)).train(), lambda inner, images: inner(images)).requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    cases = right(model, 0, 8)
+    _probed(cases)
+    repeats(cases, times=2)
+    reach(cases, cases.pixels[:2])
+    held_alone(cases, cases.pixels)
+    dynamic(cases)
+    in_double(cases)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert all(each.grad is None and each.requires_grad for each in model.parameters())
+    assert model.training

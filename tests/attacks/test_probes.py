@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -33,7 +32,6 @@ from xvision.attacks.probes import (
     differences,
     dynamic,
     held_alone,
-    in_double,
     reach,
     repeats,
     slopes,
@@ -377,37 +375,3 @@ def test_a_constant_model_is_still_and_out_of_reach() -> None:
     nothing = np.zeros(8, dtype=bool)
     assert rules.unbounded_survivors(nothing, known.reachable, None, None).state == "clear"
     assert rules.zero_gradients(found.zero_slope, found.tiny_slope, known.still).state == "flagged"
-
-
-# All probes
-
-
-def _probed(cases: Cases) -> dict[str, np.ndarray]:
-    found = (slopes(cases), steadiness(cases, draws=4), surface(cases, 0.02), differences(cases, None), company(cases))
-    return {name: value for probe in found for name, value in probe._asdict().items()}
-
-
-def test_a_case_is_measured_alike_in_any_batch_and_order() -> None:
-    cases = right(network(0, 0.0), 0, 10)
-    whole, order = _probed(cases), [7, 2, 5]
-    part = _probed(cases.rows(torch.tensor(order)))
-    for name, values in part.items():
-        assert values == pytest.approx(whole[name][order], rel=1e-3, abs=1e-5), name
-    other = _probed(Cases(cases.forward, cases.pixels, cases.goal, cases.keys, 1, cases.low, cases.high))
-    assert not np.allclose(other["change"], whole["change"])
-    assert not np.allclose(other["at_random"], whole["at_random"])
-
-
-def test_the_model_is_left_as_it_was() -> None:
-    model = Planted(copy.deepcopy(network(0, 0.0)).train(), lambda inner, images: inner(images)).requires_grad_(True)
-    before = copy.deepcopy(model.state_dict())
-    cases = right(model, 0, 8)
-    _probed(cases)
-    repeats(cases, times=2)
-    reach(cases, cases.pixels[:2])
-    held_alone(cases, cases.pixels)
-    dynamic(cases)
-    in_double(cases)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-    assert all(each.grad is None and each.requires_grad for each in model.parameters())
-    assert model.training
