@@ -219,6 +219,12 @@ def test_bounds_are_better_than_intervals_alone_and_meet_the_value_in_a_point() 
     )
     assert (better >= -1e-9).all()
     assert better[0].median() > 0.1
+    # In deep networks and large boxes lines alone are often worse than intervals.
+    deep = dense((8, 16, 16, 16, 3), 3)
+    many = torch.rand(30, 8, generator=torch.Generator().manual_seed(3)).double()
+    right = goal_of(deep, many)
+    for radius in (0.2, 0.4, 0.8):
+        assert (held(deep, many, right, radius) >= intervals(deep, many, right, radius) - 1e-9).all()
 
 
 RADII = (0.05, 0.3, 1.0)
