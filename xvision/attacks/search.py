@@ -212,8 +212,7 @@ class _Hunt:
             self._failed[place] = self._trying[place]
         else:
             self._broken[place] = hit.column
-            if hit.size < found.size[place]:
-                found.size[place], found.images[place] = hit.size, hit.image
+            found.size[place], found.images[place] = hit.size, hit.image
         self._next(place)
 
     def refilled(self, walker: Walker, rows: Rows | None, state: State, width: int) -> tuple[Rows | None, State]:
