@@ -115,18 +115,21 @@ def folded(images: torch.Tensor) -> torch.Tensor:
 
 
 def hard_cases() -> Cases:
-    """Cases whose attempts run to their end, since no break is confirmed, but for the second, which is broken at once."""
-    pixels = torch.rand(30, 1, 5, 5, generator=torch.Generator().manual_seed(5))
-    pixels[::2] = pixels[::2].round()
-    pixels = pixels[folded(pixels).argmax(dim=1) != 2][:4]
-    labels = folded(pixels).argmax(dim=1)
-    labels[1] = 2
+    """Cases whose attempts run to their end, since no break is confirmed, but for the second, which is broken at once.
+
+    The images are those on which the loss rises in exactly 3 of 4 steps before a checkpoint (the first and the third) and
+    rises often without a new best (the third and the fourth, in l2).
+    """
+    images = [torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (38, 0, 39, 42)]
+    pixels = torch.stack(images)
+    goal = class_goal(folded(pixels).argmax(dim=1), 3, Decision())
+    goal.wrong[1] = True
     keys = [f"case {number}" for number in range(4)]
-    cases = cases_of(folded, pixels, class_goal(labels, 3, Decision()), keys=keys, seed=0)
-    return replace(cases, confirm=lambda images, goal: ~goal.wrong[:, 2])  # type: ignore[attr-defined]  # a goal of classes
+    cases = cases_of(folded, pixels, goal, keys=keys, seed=0)
+    return replace(cases, confirm=lambda images, goal: goal.wrong.all(dim=1))  # type: ignore[attr-defined]  # of classes
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 60])
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps: int) -> None:
     """In a batch of 4, two rows are replaced after their first look, so that the others are one step ahead."""

@@ -234,6 +234,22 @@ def test_the_single_step_of_l0_moves_the_values_that_gain_most_to_their_bounds()
     assert pursue(cases, budget_of("l0", (0.25, 0.5), pixels), MarginPGD(3), width=1).size.tolist() == [2.0]
 
 
+def test_pgd_in_l0_follows_the_mean_of_the_slopes_where_the_last_one_turns_in_a_circle() -> None:
+    """From each of the first two pixels the slope says the other; only the third breaks."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        first, second, third = images.flatten(1).T
+        mixed = first * second + first * third + second * third
+        value = first + 0.9 * second + 0.8 * third - 0.5 * first**2 - 0.45 * second**2 + 0.1 * mixed
+        return value[:, None] - 0.7
+
+    pixels = torch.zeros(1, 1, 1, 3)
+    cases = cases_of(forward, pixels, class_goal(torch.tensor([0]), 2, Decision(1, 0.5)), keys=["a"], seed=0)
+    found = pursue(cases, budget_of("l0", (0.34,), pixels), MarginPGD(6), width=1)
+    assert found.images.flatten().tolist() == [0.0, 0.0, 1.0]
+    assert found.looks.tolist() == [4]  # the image, the first pixel, the second, the third
+
+
 def test_the_single_step_of_linf_is_the_fast_gradient_sign_method() -> None:
     model = linear(5, *GOALS["two logits"], count=3)
     pixels = model.cases.pixels
@@ -243,6 +259,16 @@ def test_the_single_step_of_linf_is_the_fast_gradient_sign_method() -> None:
     expected = (pixels + 0.6 * torch.sign(up * slope)).clamp(0, 1)
     assert torch.isfinite(found.size).all()
     torch.testing.assert_close(found.images, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_slope_is_taken_where_the_caller_takes_none(mode: type[torch.no_grad]) -> None:
+    cases = linear(5, *GOALS["two logits"], count=3).cases
+    budget = budget_of("linf", (0.1, 0.3, 0.6), cases.pixels)
+    plain = single_step(cases, budget, gradient=None, width=2)
+    with mode():
+        inside = single_step(cases.rows(torch.arange(3)), budget, gradient=None, width=2)
+    assert torch.equal(inside.images, plain.images)
 
 
 def test_one_gradient_serves_all_budgets() -> None:
@@ -390,8 +416,7 @@ def test_what_is_found_is_allowed_and_breaks(
     }[norm]  # fmt: skip
     torch.testing.assert_close(sizes[hit], found.size[hit])
     assert bool((sizes <= budget.radii[-1] + budget.slack).all())
-    assert bool(((found.images >= low - 1e-6) & (found.images <= high + 1e-6)).all())
-    assert bool(((found.images >= 0) & (found.images <= 1)).all())
+    assert bool(((found.images >= low) & (found.images <= high)).all())
     assert bool((found.images == pixels)[~free].all())
     assert bool(cases.broken(found.images)[hit].all())
     assert bool((found.images == pixels).flatten(1).all(1)[~hit].all())
