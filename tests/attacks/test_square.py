@@ -159,11 +159,10 @@ def sides(differs: torch.Tensor) -> list[int]:
 
 
 def test_squares_shrink_as_in_the_source() -> None:
-    changed = sides(proposals("linf", (8, 20, 20), 1300)[:, 0])
-    milestones = [0, 10, 50, 200, 500, 1000, 1300]
-    for number, (start, stop) in enumerate(itertools.pairwise(milestones)):
-        expected = max(round(math.sqrt(0.8 / 2**number * 400)), 1)
-        assert max(changed[start + 1 : stop + 1]) == expected
+    differs = proposals("linf", (8, 20, 20), 1100)
+    changed = [max(pair) for pair in zip(sides(differs[:, 0]), sides(differs[:, 1]), strict=True)]
+    halved = [sum(query > milestone for milestone in (10, 50, 200, 500, 1000)) for query in range(1100)]
+    assert changed == [max(round(math.sqrt(0.8 / 2**number * 400)), 1) for number in halved]
 
 
 def test_squares_reach_every_pixel_evenly_and_each_row_has_its_own() -> None:
@@ -216,6 +215,70 @@ def test_the_first_l2_change_has_the_bump_of_the_source_in_every_tile(side: int)
         seen.add(fits.index(True))
     assert seen == {0, 1, 2, 3}
     torch.testing.assert_close(rows[0].flatten(1).norm(dim=1), torch.full((count,), budget.radii[0]))
+
+
+def shifts(change: np.ndarray, side: int) -> np.ndarray:
+    """(M, C, H, W) every l2 proposal of the source from a change (C, H, W), by its own recipe, without its final scaling."""
+    C, H, W = change.shape
+    corners = list(itertools.product(range(H - side + 1), range(W - side + 1)))
+    found = []
+    for to, away in itertools.product(corners, corners):
+        first, second = ((slice(None), slice(y, y + side), slice(x, x + side)) for y, x in (to, away))
+        either = np.zeros_like(change)
+        either[first] = either[second] = 1.0
+        free = np.sqrt(((change * either) ** 2).sum(axis=(1, 2), keepdims=True))
+        old = change[first] / np.sqrt((change[first] ** 2).sum(axis=(1, 2), keepdims=True))
+        for pattern, signs in itertools.product((eta(side), eta(side).T), itertools.product((1, -1), repeat=C)):
+            fresh = pattern * np.array(signs)[:, None, None] + old
+            proposal = change.copy()
+            proposal[second] = 0.0
+            proposal[first] = fresh / np.sqrt((fresh**2).sum(axis=(1, 2), keepdims=True)) * free
+            found.append(proposal)
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("shape", "queries", "side"),
+    [
+        ((2, 7, 7), range(60, 66), 3),
+        ((1, 8, 8), range(60, 66), 5),
+        ((1, 7, 8), range(510, 516), 3),
+        ((1, 4, 11), range(6), 4),
+    ],
+)
+def test_an_l2_proposal_is_one_of_the_source(shape: tuple[int, ...], queries: range, side: int) -> None:
+    pixels = torch.full((2, *shape), 0.5)
+    part = cases(hidden(2), pixels, class_goal(torch.zeros(2, dtype=torch.long), 2, PLAIN))
+    changes: list[np.ndarray] = []
+    budget = budget_of("l2", [0.02], pixels)
+    pursue(
+        part,
+        budget,
+        Square(steps=queries.stop + 1),
+        width=2,
+        watch=lambda _, state, __: changes.append((state["at"] - 0.5).double().numpy()),
+    )
+    for row in range(2):
+        possible, chosen = shifts(changes[0][row], side), set()
+        for query in queries:
+            far = np.abs(possible - changes[query + 1][row]).reshape(len(possible), -1).max(axis=1)
+            assert far.min() < 1e-6
+            chosen.add(int(far.argmin()))
+        assert len(chosen) >= len(queries) - 1
+
+
+def test_each_channel_and_window_turns_by_itself() -> None:
+    pixels = torch.full((1, 3, 6, 6), 0.5)
+    part = cases(hidden(2), pixels, class_goal(torch.zeros(1, dtype=torch.long), 2, PLAIN))
+    signs: list[torch.Tensor] = []
+    pursue(
+        part,
+        budget_of("linf", [0.1], pixels),
+        Square(steps=60),
+        width=1,
+        watch=lambda _, state, __: signs.append((state["at"][0, :, 3, 3] > 0.5).long()),
+    )
+    assert len(torch.unique(torch.stack(signs), dim=0)) == 8
 
 
 def test_an_l2_change_uses_the_whole_radius_where_pixels_cannot_go_lower() -> None:

@@ -156,13 +156,8 @@ def _squared(rows: Rows, held: torch.Tensor, seed: torch.Tensor) -> torch.Tensor
 # l2
 
 
-def _length(change: torch.Tensor) -> torch.Tensor:
-    """(n, 1, 1, 1) Euclidean length."""
-    return change.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-
-
 def _spread(rows: Rows, change: torch.Tensor) -> torch.Tensor:
-    """The change scaled to the radius; what the range of the pixels cuts off goes to the others."""
+    """The change scaled to the radius; what the range of the pixels cuts off goes to the others, so that none is left over."""
     return steepest(change, rows.low, rows.high, rows.radius, "l2")
 
 
@@ -212,9 +207,8 @@ def _shifted(rows: Rows, held: torch.Tensor, seed: torch.Tensor) -> torch.Tensor
     bump = torch.where(_signs(numbers[:, 4])[:, None, None] > 0, lying, standing)[:, None]
     old = change * to.mask
     fresh = bump * _signs(numbers[:, 5:])[:, :, None, None] + old / _per_channel(old).clamp(min=_TINY)
-    unused = (rows.radius[:, None, None, None].square() - _length(change).square()).clamp(min=0) / C
-    free = unused + _per_channel(change * (to.mask | away.mask)).square()
-    fresh = fresh / _per_channel(fresh).clamp(min=_TINY) * free.sqrt()
+    free = _per_channel(change * (to.mask | away.mask))
+    fresh = fresh / _per_channel(fresh).clamp(min=_TINY) * free
     return _image(rows, _spread(rows, torch.where(to.mask, fresh, change * ~away.mask)))
 
 
