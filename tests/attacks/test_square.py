@@ -258,13 +258,18 @@ def test_an_l2_proposal_is_one_of_the_source(shape: tuple[int, ...], queries: ra
         width=2,
         watch=lambda _, state, __: changes.append((state["at"] - 0.5).double().numpy()),
     )
-    for row in range(2):
-        possible, chosen = shifts(changes[0][row], side), set()
-        for query in queries:
-            far = np.abs(possible - changes[query + 1][row]).reshape(len(possible), -1).max(axis=1)
-            assert far.min() < 1e-6
-            chosen.add(int(far.argmin()))
-        assert len(chosen) >= len(queries) - 1
+    chosen = []
+    for row, query in itertools.product(range(2), queries):
+        possible = shifts(changes[0][row], side)
+        far = np.abs(possible - changes[query + 1][row]).reshape(len(possible), -1).max(axis=1)
+        assert far.min() < 1e-6
+        chosen.append(far.argmin())
+    corners = (shape[1] - side + 1) * (shape[2] - side + 1)
+    to, away, lies, signs = np.unravel_index(chosen, (corners, corners, 2, 2 ** shape[0]))
+    assert min(len(set(to)), len(set(away))) >= 4
+    assert (to != away).sum() >= 6
+    assert len(set(lies)) == 2
+    assert len(set(signs)) == 2 ** shape[0]
 
 
 def test_each_channel_and_window_turns_by_itself() -> None:
