@@ -47,7 +47,7 @@ def test_no_loss_is_saturated_on_the_twin(loss: str) -> None:
     def attack(cases: Cases, budget: Budget) -> Found:
         return pursue(cases, budget, APGD(loss, 30), width=64)  # type: ignore[arg-type]
 
-    for shape in ((1, 12, 12), (3, 40, 40)):
+    for shape in ((1, 12, 12), (3, 80, 80)):
         found = linear_twin(attack, "linf", shape, count=20, seed=0, device=CPU)
         assert rules.twin(found.within, found.reached).state == "clear"
 
@@ -78,7 +78,7 @@ def test_the_closed_form_of_the_twin_is_the_best_change_within_the_box(norm: Nor
             assert float((cases.pixels + best).max()) < 1
         return found
 
-    found = linear_twin(attack, norm, SHAPE, count=40, seed=2, device=CPU)
+    found = linear_twin(attack, norm, SHAPE, count=300, seed=2, device=CPU)
     assert within == found.within.tolist()
 
 
