@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from xvision.attacks import probes
 from xvision.attacks.balls import Norm, size, steepest, unit
 from xvision.attacks.cascade import Outcome, cascade, clean_of, columns, first_breakers
 from xvision.attacks.cases import Cases, budget_of, cases_of
@@ -332,6 +333,20 @@ def test_an_image_without_a_gradient_is_said_and_the_others_are_attacked() -> No
     outcome = attacked(rooted, pixels, goal, "linf")
     assert outcome.nonfinite.tolist() == [True, *[False] * 23]
     assert np.isfinite(outcome.smallest[1:]).all()
+
+
+def test_a_model_that_fails_when_asked_for_a_gradient_is_attacked_without_one() -> None:
+    model, pixels, goal, _, _ = class_case(2, 5, 0.2)
+
+    def overwrites(images: torch.Tensor) -> torch.Tensor:
+        images.mul_(1.0)  # which torch refuses for pixels that want a gradient
+        return model(images)
+
+    outcome = attacked(overwrites, pixels, goal, "linf")
+    assert outcome.flat.all()
+    assert np.isfinite(outcome.smallest).any()
+    found = probes.slopes(cases_of(overwrites, pixels, goal, keys=[str(place) for place in range(len(pixels))], seed=0))
+    assert found.cut.all()
 
 
 @pytest.mark.parametrize("side", [7, 14, 28])

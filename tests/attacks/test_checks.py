@@ -256,11 +256,20 @@ def test_probabilities_are_known_by_their_sum_and_by_every_case() -> None:
     shares = np.random.default_rng(0).dirichlet(np.ones(3), N)
     assert rules.probabilities_given(shares).state == "flagged"
     assert rules.probabilities_given(shares * (1 + 9e-6)).state == "flagged"
-    assert rules.probabilities_given(shares * 0.9999).state == "clear"
+    narrow = 0.3 + 0.1 * shares
+    assert rules.probabilities_given(narrow).state == "flagged"
+    assert rules.probabilities_given(narrow * 0.9999).state == "clear"
     assert rules.probabilities_given(shares + np.array([0.5, -0.25, -0.25])).state == "clear"
     assert rules.probabilities_given(np.vstack([shares[1:], [[2.0, -0.5, -0.5]]])).state == "clear"
     assert rules.probabilities_given(shares[:, :1]).state == "flagged"
     assert rules.probabilities_given(-shares[:, :1]).state == "clear"
+
+
+def test_probabilities_of_several_findings_need_not_sum_to_one() -> None:
+    findings = np.random.default_rng(0).random((N, 4))
+    assert rules.probabilities_given(findings).state == "flagged"
+    assert rules.probabilities_given(0.4 + 0.2 * findings).state == "clear"  # logits near zero lie in [0, 1] as well
+    assert rules.probabilities_given(findings - 0.01).state == "clear"
 
 
 @pytest.mark.parametrize(("bad", "state"), [(6, "clear"), (7, "flagged")])

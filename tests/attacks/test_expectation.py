@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xvision.attacks.cases import Cases, Forward, budget_of, cases_of, look
-from xvision.attacks.expectation import expected, majority
+from xvision.attacks.expectation import JUDGED, expected, majority
 from xvision.attacks.goals import ClassGoal, class_goal
 from xvision.attacks.gradient_walks import MarginPGD
 from xvision.attacks.search import pursue
@@ -132,6 +132,18 @@ def test_the_majority_decides_and_luck_does_not() -> None:
     assert torch.equal(held, torch.tensor(margins) < 0)
     lucky = ill(100).broken(noisy(pixels)) & ~held
     assert int(lucky.sum()) >= 3  # one draw in six is broken at a standard deviation
+
+
+def test_a_break_found_by_luck_does_not_survive_being_checked_again() -> None:
+    """A search stops at the first lucky majority: two of five draws broken is none of all draws, and passes a second judge rarely."""
+    pixels = at_margin([0.25] * 60)  # broken in 40 % of all draws
+    cases = cases_of(noisy, pixels, ill(60), keys=[str(place) for place in range(60)], seed=1)
+    tries = torch.stack([majority(noisy, 21, seed=seed)(pixels, ill(60)) for seed in range(12)])
+    lucky = tries.any(dim=0)
+    assert int(lucky.sum()) >= 30
+    found = cases.rows(torch.nonzero(lucky).squeeze(1))
+    again = replace(found, forward=lambda images: -torch.ones(len(images), 1), recheck=majority(noisy, JUDGED, seed=99))
+    assert int(again.held(found.pixels).sum()) <= 6
 
 
 def test_the_majority_does_not_depend_on_batch_or_order() -> None:

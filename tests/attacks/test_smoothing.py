@@ -307,6 +307,22 @@ def test_the_attack_depends_on_a_case_alone_and_leaves_the_box_closed() -> None:
     assert (whole.looks >= 6 * 4).all()
 
 
+def test_trying_three_sizes_does_not_raise_the_error() -> None:
+    """A coin toss at every image is broken nowhere; three tries with all of alpha each would say so far too often."""
+    alpha, repeats = 0.1, 1500
+
+    def tossed(images: torch.Tensor) -> torch.Tensor:
+        values = images.flatten(1)
+        return torch.sin(1000.0 * values.detach()) - 0.001 * values
+
+    pixels = torch.full((repeats, 1, 1, 1), 0.5)
+    goal = class_goal(torch.ones(repeats, dtype=torch.int64), 2, BINARY)
+    cases = cases_of(tossed, pixels, goal, keys=[f"repeat {place}" for place in range(repeats)], seed=4)
+    found = smoothed_attack(cases, Smoothing(0.02, 200, alpha=alpha, width=20_000), np.zeros(repeats), steps=8)
+    errors = int(np.isfinite(found.size).sum())
+    assert 0 < errors <= binom.ppf(0.999, repeats, alpha)
+
+
 def test_a_model_without_slope_is_not_broken_and_not_an_error() -> None:
     cases = cases_of(
         lambda images: torch.ones(len(images), 1),

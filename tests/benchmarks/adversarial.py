@@ -92,7 +92,7 @@ def _examined(network: nn.Module, seed: int) -> tuple[str, tuple[str, ...]]:
     references = torch.cat([images.pixels[images.labels == label][:4] for label in (0, 1)])
     found = probed(cases, "linf", epsilon, _EPSILONS, _EFFORT, part, references)
     twin = twin_of(ATTACKS["apgd_margin"], _EFFORT, "linf", (1, 48, 48), seed=seed, device=torch.device("cpu"))
-    said = verdict(examine(evidence_of(found, ways=1, silent=first.unconfirmed, twin=twin)))
+    said = verdict(examine(evidence_of(found, ways=1, twin=twin)))
     return said.state, said.flags
 
 

@@ -6,7 +6,7 @@ from xvision import text
 from xvision.attacks.checks import CAVEAT, Check
 from xvision.attacks.evidence import attacked, plan_of
 from xvision.attacks.validity import Examination, examined_norm
-from xvision.audit import Audit
+from xvision.audit import Audit, metric
 from xvision.charts import Table
 from xvision.registry import analysis, options_of
 from xvision.result import Metric, Result
@@ -38,10 +38,39 @@ def attack_validity(audit: Audit) -> Result:
     found = [examined_norm(audit, plan, attacked(audit, plan, norm)) for norm in plan.epsilons]
     return Result(
         " ".join(_sentence(each) for each in found),
-        tuple(metric for each in found for metric in _metrics(each)),
+        (*_surrogate(found[0]), *(item for each in found for item in _metrics(each))),
         (*(_signs_table(each) for each in found), _rules(found[0])),
-        caveats=(CAVEAT, *(f"{text.label(each.norm)}, {said}" for each in found for said in _signs(each))),
+        caveats=(
+            CAVEAT,
+            *_unlike(found[0]),
+            *(f"{text.label(each.norm)}, {said}" for each in found for said in (*_unconfirmed(each), *_signs(each))),
+        ),
     )
+
+
+def _surrogate(found: Examination) -> tuple[Metric, ...]:
+    """How far the surrogate of M3, which is the same in every norm, decides as the model does."""
+    if found.likeness is None:
+        return ()
+    return (metric("surrogate_agreement", found.likeness), Metric(
+        "agreement_by_chance", found.chance, n=found.likeness.n, interval="exact share of the commonest decision"
+    ))  # fmt: skip
+
+
+def _unlike(found: Examination) -> tuple[str, ...]:
+    like = found.likeness
+    if like is None or (like.low is not None and like.low > found.chance):
+        return ()
+    return (
+        "M3: the linear surrogate decides no more like the model than chance would, so that transfers that fail say nothing.",
+    )
+
+
+def _unconfirmed(found: Examination) -> tuple[str, ...]:
+    if not found.unconfirmed:
+        return ()
+    what = text.plural(found.unconfirmed, "break")
+    return (f"{what} of the search did not hold when the image was checked again, and are not counted (M14).",)
 
 
 def _sentence(found: Examination) -> str:

@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     at all. sizes: attack to (B,), the smallest change that it found below what the attacks before it had found. smallest:
     (B,). images: (B, C, H, W) float32, where it broke, the clean image where it did not. looks: attack to (B,), images shown to the
     model. nonfinite, flat, unconfirmed: (B,) bool, a gradient or logit was not finite; the margin has no slope at the clean image; a
-    break did not hold in the original batch and is not counted.
+    break did not hold in the original batch, or when checked again, and is not counted.
     """
 
     epsilons: tuple[float, ...]
@@ -181,7 +181,7 @@ def _outcome(
 def _held(cases: Cases, images: torch.Tensor, width: int) -> np.ndarray:
     """(B,) bool, whether the decisions are broken with all the images in their original places."""
     parts = torch.split(torch.arange(len(cases), device=images.device), width)
-    return torch.cat([cases.rows(rows).broken(images[rows]) for rows in parts]).cpu().numpy()
+    return torch.cat([cases.rows(rows).held(images[rows]) for rows in parts]).cpu().numpy()
 
 
 def columns(sizes: np.ndarray, epsilons: Sequence[float], tolerance: float) -> np.ndarray:

@@ -34,7 +34,8 @@ class Cases:
     forward: the model, searched along its gradients. pixels: (B, C, H, W) float32 in [0, 1]. keys: case ids; with ``seed``
     they fix what is drawn for a case, whatever the batch. low, high: (B, C, H, W), between which each pixel may move; [0, 1]
     for most attacks, the pixel itself where it must stay. confirm: what a hit must pass besides ``forward``; None where
-    ``forward`` is the deployed pipeline in float32 itself.
+    ``forward`` is the deployed pipeline in float32 itself. recheck: what a break must pass once more when the search is over;
+    None where asking again would give the same answer.
     """
 
     forward: Forward
@@ -45,6 +46,7 @@ class Cases:
     low: torch.Tensor
     high: torch.Tensor
     confirm: Confirm | None = None
+    recheck: Confirm | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -68,12 +70,19 @@ class Cases:
 
     def confirmed(self, images: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
         """(B,) which of the hits (B,) hold where they must be confirmed."""
-        if self.confirm is None or not bool(hit.any()):
+        return self._passed(self.confirm, images, hit)
+
+    def held(self, images: torch.Tensor) -> torch.Tensor:
+        """(B,) bool, ``broken``, and still so when checked again."""
+        return self._passed(self.recheck, images, self.broken(images))
+
+    def _passed(self, asked: Confirm | None, images: torch.Tensor, hit: torch.Tensor) -> torch.Tensor:
+        if asked is None or not bool(hit.any()):
             return hit
         rows = torch.nonzero(hit).squeeze(1)
         held = hit.clone()
         with torch.no_grad():
-            held[rows] = self.confirm(images[rows], self.goal.rows(rows))
+            held[rows] = asked(images[rows], self.goal.rows(rows))
         return held
 
     def generators(self, purpose: str) -> list[torch.Generator]:
@@ -130,7 +139,8 @@ def budget_of(norm: Norm, epsilons: Sequence[float], images: torch.Tensor) -> Bu
 class Found(NamedTuple):
     """images: (B, C, H, W), the smallest change that broke each case, the clean image where none. size: (B,) float64 on
     the CPU, its size in the norm's unit, infinity where none. looks: (B,) images shown to the model for the case.
-    nonfinite, flat: (B,) bool, a logit or gradient was not finite; the first gradient was exactly zero.
+    nonfinite, flat: (B,) bool, a logit or gradient was not finite, or the attack itself failed on this case; the first gradient was
+    exactly zero.
     """
 
     images: torch.Tensor
@@ -164,13 +174,24 @@ class Seen(NamedTuple):
 def look(cases: Cases, points: torch.Tensor, loss: LossName | None) -> Seen:
     """The model at ``points`` and the slope of the loss for the pixels alone: the model's own ``.grad`` stays as it is.
 
-    loss None: no gradient, and the loss is the margin. A model that cuts the pixels off gives a gradient of zero, which is
-    itself a sign that gradient attacks see nothing.
+    loss None: no gradient, and the loss is the margin. A model that cuts the pixels off, or raises an error when asked for a
+    gradient, gives one of zero, which is itself a sign that gradient attacks see nothing: ``probes.slopes`` tells.
     """
+    if loss is not None:
+        try:
+            return _sloped(cases, points, loss)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # no derivative, or a graph that was overwritten; any other error is raised again below
+            points = points.clone()
+    with torch.no_grad():
+        logits = cases.forward(points)
     if loss is None:
-        with torch.no_grad():
-            logits = cases.forward(points)
-            return Seen(logits, cases.goal.margin(logits), None)
+        return Seen(logits, cases.goal.margin(logits), None)
+    return Seen(logits, cases.goal.loss(loss, logits), torch.zeros_like(points))
+
+
+def _sloped(cases: Cases, points: torch.Tensor, loss: LossName) -> Seen:
     with torch.inference_mode(False), torch.enable_grad():
         at = points.detach().clone().requires_grad_()
         logits = cases.forward(at)

@@ -140,7 +140,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "M16": Rule(
         "probabilities_given",
-        "Cases whose outputs are in [0, 1] and sum to 1 up to 1e-5; with one output, in [0, 1].",
+        "Cases whose outputs are in [0, 1]; with several outputs they also sum to 1 up to 1e-5, unless one of them spans more than half"
+        " of that range.",
         "Flagged when all cases are so: probabilities taken for logits flatten every loss and shift every threshold.",
         mandatory=True,
         fewest=7,

@@ -15,7 +15,7 @@ from xvision.attacks.balls import NORMS, Norm
 from xvision.attacks.cascade import Outcome, cascade, clean_of, columns, first_breakers
 from xvision.attacks.cases import TOLERANCE, Cases, Forward, cases_of
 from xvision.attacks.catalogue import Attack, Effort, named
-from xvision.attacks.expectation import FEWEST, expected, majority
+from xvision.attacks.expectation import FEWEST, JUDGED, expected, majority
 from xvision.attacks.goals import class_goal
 from xvision.attacks.straight_through import borrowed_gradient
 from xvision.audit import Audit
@@ -232,7 +232,9 @@ class Approach:
         cases = cases_of(
             expected(forward, self.draws, seed=self.seed), batch.pixels, goal, keys=batch.ids, seed=self.seed
         )
-        return replace(cases, confirm=majority(forward, max(self.draws, FEWEST), seed=self.seed))
+        confirm = majority(forward, max(self.draws, FEWEST), seed=self.seed)
+        recheck = majority(forward, max(self.draws, JUDGED), seed=self.seed + 1)
+        return replace(cases, confirm=confirm, recheck=recheck)
 
     def lender(self, device: str) -> Forward:
         """The surrogate's logits."""

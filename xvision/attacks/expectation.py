@@ -17,6 +17,8 @@ from xvision.errors import ConfigError
 
 FEWEST = 20
 """Draws below which a majority says too little: a decision that is a coin toss gets 15 of 20 once in 48 times."""
+JUDGED = 100
+"""Draws by which a break is judged when the search is over: a decision broken in two of five draws passes once in 60 times."""
 
 
 def expected(forward: Forward, draws: int, *, seed: int) -> Forward:
@@ -49,8 +51,8 @@ def majority(forward: Forward, draws: int, *, seed: int) -> Confirm:
     Tells (n, C, H, W) images and their goal to (n,) bool, the ``confirm`` of cases of a random model. Images are shown one
     by one, so that the answer for an image depends on it and ``seed`` alone; once more than half agree the rest is not drawn.
 
-    A decision that is broken in just half of all draws passes two times in five, and a search asks at every step: judge
-    what a search found once more, with another seed. Raises ConfigError for fewer than 20 draws.
+    A decision that is broken in just half of all draws passes two times in five, and a search asks at every step: what a search
+    found is judged once more, with another seed and ``JUDGED`` draws (``Cases.recheck``). Raises ConfigError for fewer than 20 draws.
     """
     if draws < FEWEST:
         raise ConfigError(f"found {draws} draws to judge a random model by: at least {FEWEST} are needed")

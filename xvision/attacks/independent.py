@@ -32,7 +32,8 @@ class Alone(NamedTuple):
 
     success: name to (B,) bool, of those attacks that the norm and the model allow, and "longer" and "restarted" PGD. curve:
     (B, E) bool, PGD within each budget by itself. paths: (B, S) the margin at each step of the margin attack, its last value
-    repeated once it broke. unbounded: (B,) bool, broken when every image is allowed. All three are None without gradients.
+    repeated once it broke. silent: (B,) bool, an iterate of that attack broke the case and its answer does not. unbounded: (B,)
+    bool, broken when every image is allowed. All four are None without gradients.
     half: (B,) bool, broken within L∞ 0.5, and grey: (B,) bool, broken at the mid-grey image, which lies that near to every image;
     None in other norms. images: (B, C, H, W) what the
     strongest attack found, the clean image where nothing. found: (B,) bool, whether it found anything.
@@ -41,6 +42,7 @@ class Alone(NamedTuple):
     success: dict[str, np.ndarray]
     curve: np.ndarray | None
     paths: np.ndarray | None
+    silent: np.ndarray | None
     unbounded: np.ndarray | None
     half: np.ndarray | None
     grey: np.ndarray | None
@@ -65,7 +67,7 @@ def alone(cases: Cases, norm: Norm, epsilon: float, epsilons: Sequence[float], e
     grey = _array(cases.broken(torch.full_like(cases.pixels, GREY))) if norm == "linf" else None
     if not gradients:
         best = found.get("square", found["noise"])
-        return Alone(_success(found), None, None, None, None, grey, best.images, _hit(best))
+        return Alone(_success(found), None, None, None, None, None, grey, best.images, _hit(best))
     longer = replace(effort, pgd_steps=TIMES * effort.pgd_steps)
     found["longer"] = ATTACKS["pgd"].run(cases, within, longer, clean)
     tries = [[Attempt(start) for start in range(RESTARTS)]] * len(cases)
@@ -74,21 +76,24 @@ def alone(cases: Cases, norm: Norm, epsilon: float, epsilons: Sequence[float], e
     unbounded = _far(cases, norm, 1.0, longer, tries)
     half = _far(cases, norm, GREY, longer, tries) if norm == "linf" else None
     walker: Walker = MarginPGD(effort.steps) if norm == "l0" else APGD("margin", effort.steps)
-    paths = np.full((len(cases), effort.steps), np.nan)
-    best = pursue(cases, within, walker, width=effort.width, watch=_Path(paths))
-    columns = np.stack([_hit(each) for each in curve], axis=1)
-    return Alone(_success(found), columns, _filled(paths), unbounded, half, grey, best.images, _hit(best))
+    path = _Path(len(cases), effort.steps)
+    best = pursue(cases, within, walker, width=effort.width, watch=path)
+    columns, hits = np.stack([_hit(each) for each in curve], axis=1), _hit(best)
+    return Alone(
+        _success(found), columns, _filled(path.margins), path.broken & ~hits, unbounded, half, grey, best.images, hits
+    )
 
 
 class _Path:
-    """Writes down the margin at every step of a search."""
+    """Writes down the margin at every step of a search, and which cases any of its iterates broke."""
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = values
+    def __init__(self, cases: int, steps: int) -> None:
+        self.margins, self.broken = np.full((cases, steps), np.nan), np.zeros(cases, dtype=bool)
 
     def __call__(self, rows: Rows, state: State, seen: Seen) -> None:
-        margins = rows.cases.goal.margin(seen.logits)
-        self._values[_array(rows.place), _array(rows.step)] = _array(margins)
+        goal, places = rows.cases.goal, _array(rows.place)
+        self.margins[places, _array(rows.step)] = _array(goal.margin(seen.logits))
+        self.broken[places[_array(rows.cases.confirmed(state["at"], goal.broken(seen.logits)))]] = True
 
 
 def _filled(paths: np.ndarray) -> np.ndarray:

@@ -67,15 +67,19 @@ def _worst(cases: Cases, norm: Norm, radius: float, steps: int) -> torch.Tensor:
 
 
 class Student(NamedTuple):
-    """A linear stand-in for a model. forward: (n, C, H, W) pixels to (n, K) logits. agreement: share of images on which a
-    student fitted without the image decides as the model does. chance: what deciding always alike would reach. ridge:
+    """A linear stand-in for a model. forward: (n, C, H, W) pixels to (n, K) logits. same: (n,) bool, a student fitted
+    without the image decides as the model does. chance: the share that deciding always alike would reach. ridge:
     its strength, as a share of the mean variance of the images along their principal directions.
     """
 
     forward: Forward
-    agreement: float
+    same: torch.Tensor
     chance: float
     ridge: float
+
+    @property
+    def agreement(self) -> float:
+        return self.same.double().mean().item()
 
 
 def distilled(pixels: torch.Tensor, logits: torch.Tensor, goal: Goal) -> Student:
@@ -104,7 +108,7 @@ def distilled(pixels: torch.Tensor, logits: torch.Tensor, goal: Goal) -> Student
     _, counts = torch.unique(_decided(logits.detach(), goal), dim=0, return_counts=True)
     return Student(
         lambda images: images.flatten(1) @ slope + offset,
-        agreement=same.double().mean().item(),
+        same=same.cpu(),
         chance=counts.max().item() / len(pixels),
         ridge=fit.strength,
     )

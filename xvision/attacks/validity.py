@@ -23,9 +23,10 @@ from xvision.attacks.evidence import PARTS, TASK, Approach, Attacked, AttackPlan
 from xvision.attacks.goals import class_goal
 from xvision.attacks.independent import alone
 from xvision.attacks.linear_twin import Twin, linear_twin
-from xvision.attacks.transfer import distilled
+from xvision.attacks.transfer import Student, distilled
 from xvision.audit import Audit
 from xvision.engine import Batch, Rows
+from xvision.methods.intervals import Estimate, proportion
 
 _TWINS = 16
 _STUDENT = 300
@@ -36,13 +37,20 @@ _DRAWS, _TIMES = 20, 5
 
 
 class Examination(NamedTuple):
-    """epsilon: the budget at which the attacks were compared, where nearest to half of the right decisions stood. examined: cases."""
+    """epsilon: the budget at which the attacks were compared, where nearest to half of the right decisions stood. examined: cases.
+    unconfirmed: breaks of the search that were none when checked again, and are not counted. likeness: on what share of images the
+    linear surrogate of M3 decides as the model does, fitted without them; None where another one was given. chance: what deciding
+    always alike would reach.
+    """
 
     norm: Norm
     epsilon: float
     examined: int
     checks: tuple[Check, ...]
     verdict: Verdict
+    unconfirmed: int = 0
+    likeness: Estimate | None = None
+    chance: float = 0.0
 
 
 def examined_norm(audit: Audit, plan: AttackPlan, attacked: Attacked) -> Examination:
@@ -63,18 +71,25 @@ def _examined(audit: Audit, plan: AttackPlan, attacked: Attacked) -> Examination
     if not len(positions):
         nothing = examine(Evidence(refused=dict.fromkeys(RULES, "no decision is right and open to attack")))
         return Examination(attacked.norm, epsilon, 0, nothing, verdict(nothing))
-    rows = _measured(audit, plan, attacked, epsilon, positions)
-    silent = attacked.rows["unconfirmed"][attacked.right]
+    student = None if plan.surrogate else _student(audit)
+    rows = _measured(audit, plan, attacked, epsilon, positions, student and student[0].forward)
     twin = _own_twin(audit, plan, attacked)
-    found = examine(evidence_of(rows, ways=len(audit.classes) - 1, silent=silent, twin=twin))
-    return Examination(attacked.norm, epsilon, len(positions), found, verdict(found))
+    found = examine(evidence_of(rows, ways=len(audit.classes) - 1, twin=twin))
+    unconfirmed = int(attacked.rows["unconfirmed"].sum())
+    examination = Examination(attacked.norm, epsilon, len(positions), found, verdict(found), unconfirmed)
+    if student is None:
+        return examination
+    likeness = proportion(student[0].same.numpy(), audit.patients[student[1]])
+    return examination._replace(likeness=likeness, chance=student[0].chance)
 
 
-def _measured(audit: Audit, plan: AttackPlan, attacked: Attacked, epsilon: float, positions: np.ndarray) -> Rows:
+def _measured(
+    audit: Audit, plan: AttackPlan, attacked: Attacked, epsilon: float, positions: np.ndarray, student: Forward | None
+) -> Rows:
     approach = approach_of(audit, plan)
     measure = partial(
         _probed, approach=approach, norm=attacked.norm, epsilon=epsilon, epsilons=attacked.epsilons, effort=plan.effort,
-        references=_references(audit), student=_student(audit),
+        references=_references(audit), student=student,
     )  # fmt: skip
     options = {**tried(plan, approach, attacked.norm), "epsilon": epsilon}
     return audit.map(measure, positions=positions, options=options, task=TASK, part=PARTS * audit.engine.part)
@@ -85,15 +100,15 @@ def _references(audit: Audit) -> np.ndarray:
     return audit.pixels(np.concatenate(places))
 
 
-def _student(audit: Audit) -> Forward | None:
-    """A surrogate learned from the model's own answers; None where there are too few images for one."""
-    places = np.random.default_rng(audit.seed).permutation(len(audit.ids))[:_STUDENT]
+def _student(audit: Audit) -> tuple[Student, np.ndarray] | None:
+    """A surrogate learned from the model's own answers, and the positions of its images; None where there are too few for one."""
+    places = np.sort(np.random.default_rng(audit.seed).permutation(len(audit.ids))[:_STUDENT])
     if len(places) < 3:
         return None
-    pixels = torch.from_numpy(audit.pixels(np.sort(places))).to(audit.model.device)
-    logits = torch.from_numpy(audit.predictions.logits[np.sort(places)]).to(audit.model.device)
-    labels = torch.from_numpy(audit.labels[np.sort(places)]).to(audit.model.device)
-    return distilled(pixels, logits, class_goal(labels, len(audit.classes), audit.decision)).forward
+    pixels = torch.from_numpy(audit.pixels(places)).to(audit.model.device)
+    logits = torch.from_numpy(audit.predictions.logits[places]).to(audit.model.device)
+    labels = torch.from_numpy(audit.labels[places]).to(audit.model.device)
+    return distilled(pixels, logits, class_goal(labels, len(audit.classes), audit.decision)), places
 
 
 def _probed(
@@ -132,6 +147,7 @@ def probed(
     named = {
         "curve": found.curve,
         "paths": found.paths,
+        "silent": found.silent,
         "unbounded": found.unbounded,
         "half": found.half,
         "grey": found.grey,
@@ -182,10 +198,10 @@ def _compared(success: Mapping[str, np.ndarray]) -> Rows:
     return rows
 
 
-def evidence_of(rows: Rows, *, ways: int, silent: np.ndarray | None, twin: Twin | None) -> Evidence:
+def evidence_of(rows: Rows, *, ways: int, twin: Twin | None) -> Evidence:
     """The rows of ``probed`` as the checks read them. ways: the most ways of breaking of a case."""
     gathered: dict[str, Any] = {
-        **rows, "ways": ways, "path_broken": rows.get("found"), "silent": silent,
+        **rows, "ways": ways, "path_broken": rows.get("found"),
         "within": twin and twin.within, "reached": twin and twin.reached,
     }  # fmt: skip
     return Evidence(**gathered)
