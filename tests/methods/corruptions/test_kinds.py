@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from xvision.errors import ConfigError, DataError
-from xvision.methods.corruptions import CORRUPTIONS, REFERENCE_SIDE, corrupt, psnr
+from xvision.methods.corruptions import CORRUPTIONS, REFERENCE_SIDE, corrupt, psnr, severities_of
 
 KINDS = sorted(CORRUPTIONS)
 NOISY = {"gaussian_noise", "shot_noise", "motion_blur"}
@@ -38,14 +38,14 @@ def flat(value: float, side: int = 64, batch: int = 1) -> torch.Tensor:
 
 
 def strength(kind: str, severity: int) -> float:
-    return CORRUPTIONS[kind].severities[severity - 1]
+    return float(severities_of(kind)[severity - 1])
 
 
 def test_the_registry_is_complete() -> None:
     assert len(CORRUPTIONS) == 11
     for name, corruption in CORRUPTIONS.items():
         assert corruption.name == name
-        assert len(set(corruption.severities)) == 5
+        assert len(set(severities_of(name))) == 5
         assert all((corruption.title, corruption.parameter, corruption.unit, corruption.source))
 
 

@@ -1,0 +1,89 @@
+"""All kinds by name: those of this package's modules, and those that a program adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+
+from xvision.errors import ConfigError, nearest
+from xvision.methods.corruptions import blur, marks, noise, resolution, tone
+from xvision.methods.corruptions.kind import ANY, Corruption, Severities
+
+_KINDS: tuple[Corruption, ...] = (
+    *noise.KINDS,
+    *blur.KINDS,
+    *tone.KINDS,
+    *resolution.KINDS,
+    *marks.KINDS,
+)
+_by_name = {kind.name: kind for kind in _KINDS}
+
+CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(_by_name)
+"""Every kind that is known, by name; ``register`` adds to it."""
+
+
+def kind_of(name: str) -> Corruption:
+    """The kind with this name; raises ConfigError where there is none."""
+    if name not in CORRUPTIONS:
+        raise ConfigError(f"found the corruption {name!r}. {nearest(name, CORRUPTIONS)}")
+    return CORRUPTIONS[name]
+
+
+def kinds_of(modality: str | None) -> tuple[str, ...]:
+    """Names of the kinds that make sense for a modality; for None, of those that make sense for every one."""
+    return tuple(name for name, kind in CORRUPTIONS.items() if kind.suits(modality))
+
+
+def severities_of(kind: str, modality: str | None = None) -> Severities:
+    """The five parameter values of a kind, mild to severe.
+
+    Raises ConfigError for an unknown kind and for one that makes no sense for the modality.
+    """
+    return kind_of(kind).values(modality)
+
+
+def register(kind: Corruption) -> Corruption:
+    """Make a kind known to ``corrupt`` in this process, and return it.
+
+    From Python only: a plan can name a kind only where the program that reads the plan has registered it before, and so
+    must every process that runs it. Raises ConfigError where the name is taken by another kind.
+    """
+    if _by_name.get(kind.name, kind) is not kind:
+        raise ConfigError(f"found a second corruption called {kind.name!r}: give it a name of its own")
+    _by_name[kind.name] = kind
+    return kind
+
+
+def corruption_of(
+    function: Callable[[torch.Tensor, float, Sequence[int]], torch.Tensor],
+    severities: Severities,
+    *,
+    name: str = "",
+    title: str = "",
+    parameter: str = "strength",
+    unit: str = "",
+    source: str = "user",
+    modalities: Sequence[str] = (),
+    label_changing: bool = False,
+) -> Corruption:
+    """A kind from your own function of pixels (B, C, H, W) in [0, 1], a value and one seed per case; see ``kind.Apply``.
+
+    Args:
+        function: returns pixels of the same shape; what leaves [0, 1] is clipped.
+        severities: five values, mild to severe.
+        name: the function's, without one.
+        modalities: those it makes sense for; none for every one.
+    """
+    called = name or function.__name__
+    return Corruption(
+        called,
+        title or called.replace("_", " ").capitalize(),
+        parameter,
+        unit,
+        source,
+        dict.fromkeys(modalities or (ANY,), severities),
+        function,
+        label_changing,
+    )
