@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xvision.config import DecisionPlan
+from xvision.config import Modality
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
-from xvision.errors import ConfigError, nearest
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.methods.intervals import Estimate, bootstrap, not_estimable, with_width
 from xvision.models.predictions import PredictionsClassifier
@@ -31,6 +30,21 @@ class Predictions:
     logits: np.ndarray
     probabilities: np.ndarray
     decisions: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Outside:
+    """Images from elsewhere. reference: where the model comes from. near, far: name → images that it was not made for."""
+
+    reference: AuditDataset | None = None
+    near: Mapping[str, AuditDataset] = field(default_factory=dict)
+    far: Mapping[str, AuditDataset] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of each."""
+        sets = {**self.near, **self.far} | ({"reference": self.reference} if self.reference is not None else {})
+        return {name: data.fingerprint for name, data in sorted(sets.items())}
 
 
 @dataclass
@@ -53,6 +67,59 @@ class Audit:
     """The options of every analysis of this run, for the one that follows another's."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What several analyses of one run use, kept by whoever makes it; results never depend on its being there."""
+    outside: Outside = field(default_factory=Outside)
+    modality: Modality | None = None
+    """How the images were made, as the plan declares it."""
+    called: str = "the audited images"
+    """What these cases are, in words."""
+
+    def on_split(self, name: str) -> Audit | None:
+        """The same model and decision on another split of the same data; None where no case belongs to it."""
+        if not (self.everything.table["split"] == name).any():
+            return None
+        return self._about(self.everything.split(name), f"the split {name!r}")
+
+    @property
+    def tuning(self) -> Audit | None:
+        """The split "validation", on which thresholds, temperatures and the like may be fitted; None without one."""
+        return self.on_split("validation")
+
+    @property
+    def reference(self) -> Audit | None:
+        """Where the model comes from: the data set named so, else the split "validation", else "train"; None without any."""
+        if self.outside.reference is not None:
+            return self._about(self.outside.reference, "the reference data")
+        return self.on_split("validation") or self.on_split("train")
+
+    @property
+    def near(self) -> dict[str, Audit]:
+        """Named sets of images that could be mistaken for the right ones; they may have no labels."""
+        return {name: self._about(data, f"the near set {name!r}") for name, data in self.outside.near.items()}
+
+    @property
+    def far(self) -> dict[str, Audit]:
+        """Named sets of images that have nothing to do with the task; they may have no labels."""
+        return {name: self._about(data, f"the far set {name!r}") for name, data in self.outside.far.items()}
+
+    def _about(self, data: AuditDataset, called: str) -> Audit:
+        """An audit of other cases, made once; what it computes is kept in the same engine."""
+        key = f"about/{called}"
+        if key not in self.shared:
+            groups, acquisition = (
+                tuple(c for c in names if c in data.table) for names in (self.groups, self.acquisition)
+            )
+            self.shared[key] = replace(
+                self,
+                everything=data,
+                groups=groups,
+                acquisition=acquisition,
+                shared={},
+                outside=Outside(),
+                called=called,
+            )
+        other: Audit = self.shared[key]
+        other.task = self.task
+        return other
 
     @cached_property
     def data(self) -> AuditDataset:
@@ -71,6 +138,14 @@ class Audit:
     def labels(self) -> np.ndarray:
         """(N,) class indices."""
         return self.data.label_codes(self.model.classes)
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether every case has a label that is a class of the model."""
+        if self.data.multilabel:
+            return False
+        known = {*self.model.classes, *(str(code) for code in range(len(self.model.classes)))}
+        return bool(self.data.table["label"].isin(known).all())
 
     @cached_property
     def patients(self) -> np.ndarray:
@@ -99,6 +174,11 @@ class Audit:
         else:
             logits = self.map(_logits, task="predictions")["logits"].astype(np.float64)
         return Predictions(logits, probabilities(logits), decide(logits, self.decision))
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """(N, D) float32, the last representation before the head; only for a model that gives it (``can("embeddings")``)."""
+        return self.map(_embeddings, task="embeddings")["embeddings"]
 
     @property
     def scores(self) -> np.ndarray:
@@ -176,7 +256,7 @@ class Audit:
             model=self.model,
             data=self.data,
             ids=tuple(str(name) for name in self.ids[places]),
-            labels=self.labels[places],
+            labels=self.labels[places] if self.labelled else np.full(len(places), -1),
             options={"measure": measure.__qualname__, **(options or {})}
             if hasattr(measure, "__qualname__")
             else dict(options or {}),
@@ -282,35 +362,6 @@ def _logits(batch: Batch) -> Rows:
         return {"logits": batch.model.logits(batch.pixels).cpu().numpy()}
 
 
-def deployed_decision(model: Classifier, plan: DecisionPlan) -> Decision:
-    """The decision that a plan declares; undeclared parts take the usual convention and are marked so.
-
-    Raises ConfigError for a class or a threshold that does not fit the model.
-    """
-    if plan.positive is not None and plan.positive not in model.classes:
-        raise ConfigError(
-            f"decision.positive is {plan.positive!r}, not a class of the model. {nearest(plan.positive, model.classes)}"
-        )
-    if len(model.classes) > 2:
-        if plan.threshold is not None:
-            raise ConfigError(f"decision.threshold is for two classes; this model has {len(model.classes)}. Remove it.")
-        return Decision(None, None, True, plan.directions, plan.off_by, _no_disease(model, plan))
-    positive = 1 if plan.positive is None else model.classes.index(plan.positive)
-    declared = plan.positive is not None and plan.threshold is not None
-    return Decision(positive, 0.5 if plan.threshold is None else plan.threshold, declared, plan.directions, plan.off_by)
-
-
-def _no_disease(model: Classifier, plan: DecisionPlan) -> int | None:
-    if plan.no_disease is None:
-        if "any" not in plan.directions:
-            raise ConfigError(
-                f"decision.directions {list(plan.directions)} need the class without disease among {len(model.classes)}:"
-                f" give decision.no_disease, one of {', '.join(model.classes)}."
-            )
-        return None
-    if plan.no_disease not in model.classes:
-        raise ConfigError(
-            f"decision.no_disease is {plan.no_disease!r}, not a class of the model."
-            f" {nearest(plan.no_disease, model.classes)}"
-        )
-    return model.classes.index(plan.no_disease)
+def _embeddings(batch: Batch) -> Rows:
+    with torch.inference_mode():
+        return {"embeddings": batch.model.embed(batch.pixels).float().cpu().numpy()}

@@ -15,6 +15,9 @@ from xvision.recipe import BackbonePlan, SearchPlan, TrainingPlan
 OptionValue = Any  # what TOML can hold; checked against the analysis's own signature
 
 
+Modality = Literal["xray", "ct", "mr", "ultrasound", "dermoscopy", "histology", "fundus", "natural"]
+
+
 @codec.record
 class SplitPlan:
     """How cases without a split are divided: by patient, and alike in the columns named."""
@@ -50,6 +53,8 @@ class DataPlan:
     """A label cell may name several findings, separated by ``|``, or none at all."""
     laterality: bool = True
     """Left and right mean something in these images, so they are never flipped in training."""
+    modality: Modality | None = None
+    """How the images were made: decides which kinds of damage are tried and how strong each is."""
 
 
 @codec.record
@@ -68,6 +73,23 @@ class DecisionPlan:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(f"decision.threshold is {self.threshold}: give a probability above 0 and below 1.")
+
+
+@codec.record
+class ShiftPlan:
+    """Images from elsewhere, which the audited ones are compared with. Each is a manifest or a folder."""
+
+    reference: str | None = None
+    """Where the model comes from. Left out, the split "validation" or else "train" of the data stands for it."""
+    near: Mapping[str, str] = field(default_factory=dict)
+    """Name → images that a user could mistake for the right ones: another view, another age, another body part."""
+    far: Mapping[str, str] = field(default_factory=dict)
+    """Name → images that have nothing to do with the task."""
+
+    def __post_init__(self) -> None:
+        both = sorted(set(self.near) & set(self.far))
+        if both:
+            raise ConfigError(f"shift: {both[0]!r} is a near and a far set. Give each set one name and one place.")
 
 
 @codec.record
@@ -107,6 +129,7 @@ class Plan:
     case_images: bool = True
     """Keep pictures of selected cases in the run folder. Patient images: turn off where they must not leave the archive."""
     decision: DecisionPlan = field(default_factory=DecisionPlan)
+    shift: ShiftPlan = field(default_factory=ShiftPlan)
     backbone: BackbonePlan = field(default_factory=BackbonePlan)
     training: TrainingPlan = field(default_factory=TrainingPlan)
     search: SearchPlan = field(default_factory=SearchPlan)
@@ -150,8 +173,15 @@ def resolve_paths(plan: Plan, root: Path) -> Plan:
     rehearsal = plan.training.rehearsal
     if rehearsal.data:
         rehearsal = replace(rehearsal, data=str(root / rehearsal.data))
+    shift = replace(
+        plan.shift,
+        reference=str(root / plan.shift.reference) if plan.shift.reference else None,
+        near={name: str(root / path) for name, path in plan.shift.near.items()},
+        far={name: str(root / path) for name, path in plan.shift.far.items()},
+    )
     return replace(
         plan,
+        shift=shift,
         data=replace(plan.data, path=str(root / plan.data.path)),
         model=replace(plan.model, path=str(model) if looks_local else plan.model.path, prompt=prompt),
         criteria=str(root / plan.criteria) if plan.criteria else None,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xvision import codec, provenance
-from xvision.audit import Audit, deployed_decision, prediction_table
-from xvision.config import DataPlan, DecisionPlan, ModelPlan, Plan
+from xvision.audit import Audit, Outside, prediction_table
+from xvision.config import DataPlan, DecisionPlan, Modality, ModelPlan, Plan
 from xvision.data.dataset import AuditDataset
-from xvision.data.plan_data import load_plan_data
+from xvision.data.plan_data import load_outside, load_plan_data, load_reference
 from xvision.data.preflight import preflight
 from xvision.data.scores import without_images
+from xvision.deployed import deployed_decision
 from xvision.engine import Engine, EngineKind, Progress, code_version
 from xvision.errors import DataError, RunError, XVisionError
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
@@ -63,7 +64,15 @@ def run_plan(
     criteria = load_criteria(Path(plan.criteria)) if plan.criteria else None
     data = load_plan_data(plan.data, images_required=not is_predictions(plan.model.path))
     model = load_model(plan.model.path, device=plan.model.device, prompt=plan.model.prompt)
-    return _run(model, data, plan, out, criteria, command, engine, listener or Silent())
+    return _run(model, data, _outside(plan), plan, out, criteria, command, engine, listener or Silent())
+
+
+def _outside(plan: Plan) -> Outside:
+    reference = load_reference(plan.shift.reference, plan.data) if plan.shift.reference else None
+    near, far = (
+        {name: load_outside(path) for name, path in paths.items()} for paths in (plan.shift.near, plan.shift.far)
+    )
+    return Outside(reference, near, far)
 
 
 def run_audit(
@@ -77,6 +86,8 @@ def run_audit(
     threshold: float | None = None,
     criteria: str | Path | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    outside: Outside | None = None,
+    modality: Modality | None = None,
     seed: int = 0,
     batch_size: int = 64,
     name: str = "audit",
@@ -87,10 +98,16 @@ def run_audit(
 
     acquisition: those of the data's group columns that say how an image was taken. positive, threshold: the deployed binary
     decision; of a multi-label model, positive names the one finding that is audited. options: analysis name → its options.
+    outside: images from elsewhere to compare with. modality: how the images were made.
     Raises ConfigError, DataError, ModelError or RunError.
     """
     plan = Plan(
-        data=DataPlan("(given in Python)", tuple(c for c in data.groups if c not in acquisition), tuple(acquisition)),
+        data=DataPlan(
+            "(given in Python)",
+            tuple(c for c in data.groups if c not in acquisition),
+            tuple(acquisition),
+            modality=modality,
+        ),
         model=ModelPlan("(given in Python)"),
         name=name,
         seed=seed,
@@ -101,12 +118,23 @@ def run_audit(
         analysis=options or {},
     )
     judged_by = load_criteria(Path(criteria)) if criteria else None
-    return _run(model, data, plan, Path(out), judged_by, "xvision.run_audit(…)", engine, listener or Silent())
+    return _run(
+        model,
+        data,
+        outside or Outside(),
+        plan,
+        Path(out),
+        judged_by,
+        "xvision.run_audit(…)",
+        engine,
+        listener or Silent(),
+    )
 
 
 def _run(
     model: Classifier,
     data: AuditDataset,
+    outside: Outside,
     plan: Plan,
     out: Path,
     criteria: Criteria | None,
@@ -115,7 +143,7 @@ def _run(
     listener: Listener,
 ) -> Run:
     chosen = bind_all(plan.only, plan.analysis)
-    model, data = _subject(model, data, plan.decision)
+    model, data, outside = _subject(model, data, outside, plan.decision)
     writer = Writer(out)
     audit = Audit(
         model,
@@ -127,6 +155,8 @@ def _run(
         plan.data.acquisition,
         plan.case_images,
         options={item.name: options for item, options in bind_all((), plan.analysis)},
+        outside=outside,
+        modality=plan.data.modality,
     )
     checks = _checked(model, data, plan)
     info = _info(audit, plan, checks, criteria, command)
@@ -220,12 +250,16 @@ def _finish(
     writer.checksums()
 
 
-def _subject(model: Classifier, data: AuditDataset, plan: DecisionPlan) -> tuple[Classifier, AuditDataset]:
+def _subject(
+    model: Classifier, data: AuditDataset, outside: Outside, plan: DecisionPlan
+) -> tuple[Classifier, AuditDataset, Outside]:
     """What is audited: one finding of a multi-label model, and no images where there is no model to show them to."""
     if model.task == "multilabel":
         model = finding_view(model, plan.positive)
         data = data.finding(str(plan.positive)) if data.multilabel else data
-    return model, without_images(data) if model.access == "scores" else data
+        if outside.reference is not None and outside.reference.multilabel:
+            outside = replace(outside, reference=outside.reference.finding(str(plan.positive)))
+    return model, without_images(data) if model.access == "scores" else data, outside
 
 
 def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, ...]:
@@ -264,7 +298,8 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
         composition=tuple(_composition(audit)),
         checks=checks,
         model={**audit.model.description, "task": audit.model.task, "access": audit.model.access, **spec},
-        fingerprints={"model": audit.fingerprints[0], "data": audit.fingerprints[1], "code": code_version()},
+        fingerprints={"model": audit.fingerprints[0], "data": audit.fingerprints[1], "code": code_version()}
+        | audit.outside.fingerprints,
         versions=provenance.versions(),
         hardware=provenance.hardware(audit.model.device),
         git=provenance.git(),
@@ -318,7 +353,8 @@ def _key(audit: Audit, item: Analysis, options: Mapping[str, Any]) -> str:
     parts = {
         "analysis": item.name, "options": dict(options), "follows": audit.options.get(item.follows), "fingerprints": audit.fingerprints,
         "decision": codec.plain(audit.decision), "seed": audit.seed, "groups": audit.groups, "acquisition": audit.acquisition,
-        "pictures": audit.pictures, "code": code_version(), "record": _record(audit),
+        "pictures": audit.pictures, "code": code_version(), "record": _record(audit), "outside": audit.outside.fingerprints,
+        "modality": audit.modality,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from xvision.audit import deployed_decision
 from xvision.config import DecisionPlan
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
+from xvision.deployed import deployed_decision
 from xvision.engine import Batch, Engine, Rows, Work
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.models.predictions import PredictionsClassifier
