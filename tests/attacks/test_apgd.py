@@ -129,7 +129,7 @@ def hard_cases() -> Cases:
     return replace(cases, confirm=lambda images, goal: goal.wrong.all(dim=1))  # type: ignore[attr-defined]  # of classes
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 100])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_row_visits_the_images_that_a_plain_loop_visits(norm: Norm, steps: int) -> None:
     """In a batch of 4, two rows are replaced after their first look, so that the others are one step ahead."""
