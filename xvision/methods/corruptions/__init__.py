@@ -18,9 +18,10 @@ from xvision.methods.corruptions.registry import (
     kinds_of,
     register,
     severities_of,
+    unregister,
 )
 
 __all__ = [
     "ANY", "CORRUPTIONS", "MODALITIES", "REFERENCE_SIDE", "Apply", "Corruption", "Parameter", "Severities",
-    "corrupt", "corruption_of", "kind_of", "kinds_of", "psnr", "register", "severities_of", "ssim",
+    "corrupt", "corruption_of", "kind_of", "kinds_of", "psnr", "register", "severities_of", "ssim", "unregister",
 ]  # fmt: skip

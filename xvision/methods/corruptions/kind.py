@@ -35,8 +35,8 @@ class Corruption:
 
     parameter and unit: what the five values of ``severities`` are. source: who set them; "xvision" where they were set
     here, which no radiologist has graded. severities: the values from mild to severe, by modality, or under ``ANY``; a
-    kind without ``ANY`` makes sense for the named modalities only. label_changing: the right decision may change with
-    the image (left and right are swapped), so a decision that follows is no error.
+    kind without ``ANY`` makes sense for the named modalities only; five equal values say all or nothing. label_changing:
+    the right decision may change with the image (left and right are swapped), so a decision that follows is no error.
     """
 
     name: str
@@ -56,10 +56,15 @@ class Corruption:
                 raise ConfigError(
                     f"the corruption {self.name!r} names the modality {modality!r}. {nearest(modality, MODALITIES)}"
                 )
-            if len(values) != 5 or len(set(values)) != 5:
+            if len(values) != 5 or len(set(values)) not in (1, 5):
                 raise ConfigError(
                     f"the corruption {self.name!r} has severities {values}: five different values are needed"
                 )
+
+    @property
+    def graded(self) -> bool:
+        """Do its severities differ? All or nothing is five times the same value, and one severity is enough to run."""
+        return all(len(set(values)) == 5 for values in self.severities.values())
 
     def suits(self, modality: str | None) -> bool:
         """Does it make sense for a modality; for None, for every one?"""

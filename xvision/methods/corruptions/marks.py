@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from xvision.methods.corruptions.kind import ANY, Corruption, side
+from xvision.methods.corruptions.draws import uniform
+from xvision.methods.corruptions.kind import ANY, Corruption, scaled, side
 
 _LETTER_R = (
     "####.",
@@ -47,11 +48,26 @@ def _open_share(length: int, thickness: float) -> torch.Tensor:
     return (torch.minimum(pixel + 1.0, length - pixel) - thickness).clamp(0.0, 1.0)
 
 
+def _grid_lines(pixels: torch.Tensor, depth: float, seeds: Sequence[int]) -> torch.Tensor:
+    """The shadow of an anti-scatter grid: lines along the rows or the columns, per case, ``depth`` of the brightness."""
+    period = max(3.0, scaled(_GRID_PERIOD, pixels))
+    upright, phase = uniform(seeds, 2).to(pixels.device).unbind(dim=1)
+    height, width = pixels.shape[2:]
+    across, down = (torch.arange(length, device=pixels.device) / period for length in (width, height))
+    turns = torch.where((upright < 0.5)[:, None, None], across[None, None, :], down[None, :, None])
+    shadow = 0.5 + 0.5 * torch.sin(2.0 * torch.pi * (turns + phase[:, None, None]))
+    return pixels * (1.0 - depth * shadow).unsqueeze(1)
+
+
+_GRID_PERIOD = 8.0
+
 # fmt: off
 KINDS = (
     Corruption("burnt_in_text", "Side marker burnt in", "letter height", "of side", "xvision",
                {ANY: (0.12, 0.15, 0.18, 0.22, 0.27)}, _side_marker),
     Corruption("collimation", "Collimator border", "border width", "of side", "xvision",
                {"xray": (0.02, 0.04, 0.06, 0.09, 0.12)}, _collimation),
+    Corruption("grid_lines", "Grid lines", "depth", "of brightness", "xvision",
+               {"xray": (0.04, 0.08, 0.13, 0.2, 0.3)}, _grid_lines),
 )
 # fmt: on

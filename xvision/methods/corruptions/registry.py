@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 
 from xvision.errors import ConfigError, nearest
-from xvision.methods.corruptions import blur, marks, noise, resolution, tone
+from xvision.methods.corruptions import blur, ct, geometry, marks, noise, resolution, tone
 from xvision.methods.corruptions.kind import ANY, Corruption, Severities
 
 _KINDS: tuple[Corruption, ...] = (
@@ -16,9 +16,12 @@ _KINDS: tuple[Corruption, ...] = (
     *blur.KINDS,
     *tone.KINDS,
     *resolution.KINDS,
+    *geometry.KINDS,
     *marks.KINDS,
+    *ct.KINDS,
 )
 _by_name = {kind.name: kind for kind in _KINDS}
+_built_in = frozenset(_by_name)
 
 CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(_by_name)
 """Every kind that is known, by name; ``register`` adds to it."""
@@ -45,15 +48,22 @@ def severities_of(kind: str, modality: str | None = None) -> Severities:
 
 
 def register(kind: Corruption) -> Corruption:
-    """Make a kind known to ``corrupt`` in this process, and return it.
+    """Make a kind of your own known to ``corrupt`` in this process, in place of an earlier one of its name, and return it.
 
-    From Python only: a plan can name a kind only where the program that reads the plan has registered it before, and so
-    must every process that runs it. Raises ConfigError where the name is taken by another kind.
+    From Python only: a plan can name it only where the program that runs the plan has registered it first, and so must
+    every process that it starts. Raises ConfigError where the name is one of the package's.
     """
-    if _by_name.get(kind.name, kind) is not kind:
-        raise ConfigError(f"found a second corruption called {kind.name!r}: give it a name of its own")
+    if kind.name in _built_in:
+        raise ConfigError(f"the corruption {kind.name!r} is one of xvision's: give yours another name")
     _by_name[kind.name] = kind
     return kind
+
+
+def unregister(name: str) -> None:
+    """Forget a kind of your own; raises ConfigError where there is none of this name."""
+    if name in _built_in or name not in _by_name:
+        raise ConfigError(f"found no corruption of your own called {name!r}")
+    del _by_name[name]
 
 
 def corruption_of(
