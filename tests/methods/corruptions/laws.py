@@ -34,7 +34,7 @@ def values_of(kind: Corruption) -> list[Any]:
 
 
 def severities_listed(kind: Corruption) -> list[tuple[Parameter, ...]]:
-    return list({values: None for values in kind.severities.values()})
+    return list(dict.fromkeys(kind.severities.values()))
 
 
 def assert_neutral(kind: Corruption, neutral: Any, channels: int = 3) -> None:
