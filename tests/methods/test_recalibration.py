@@ -7,11 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
 from statsmodels.discrete.discrete_model import Logit
 
 from xvision.methods.calibration import ece
-from xvision.methods.recalibration import calibration_slope_intercept, temperature
+from xvision.methods.recalibration import calibration_slope_intercept, platt, slope_change, temperature
 from xvision.methods.scores import auroc
 
 
@@ -154,4 +157,86 @@ def test_temperature_that_does_not_exist_gives_a_reason() -> None:
     assert (temperature(logits, right, people).reason or "").startswith("every case is classified correctly")
     assert temperature(logits, wrong, people).reason == "the logits do not favour the labels"
     assert temperature(logits, right, np.zeros(2)).reason == "fewer than 2 patients"
+    rng = np.random.default_rng(3)
+    vague = temperature(rng.normal(size=(60, 2)), rng.integers(0, 2, 60), np.arange(60))
+    assert (vague.reason or "").startswith("the labels hardly follow the logits")
     assert temperature(logits[:0], right[:0], people[:0]).reason == "no cases"
+
+
+class _Logits(ClassifierMixin, BaseEstimator):
+    """A classifier of scikit-learn's kind whose features are the logits."""
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> _Logits:
+        self.classes_ = np.unique(labels)
+        return self
+
+    def decision_function(self, logits: np.ndarray) -> np.ndarray:
+        return logits
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        return self.classes_[logits.argmax(axis=1)]
+
+
+def test_temperature_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = 2 * rng.normal(size=(400, 4)), rng.integers(0, 4, 400)
+    logits[np.arange(400), labels] += 1.5
+    frozen = FrozenEstimator(_Logits().fit(logits, labels))
+    peer = CalibratedClassifierCV(frozen, method="temperature").fit(logits, labels)
+    found = temperature(logits, labels, np.arange(400)).value or 0.0
+    assert softmax(logits / found, axis=1) == pytest.approx(peer.predict_proba(logits), abs=1e-6)
+
+
+def test_temperature_of_doubled_logits_is_two_and_leaves_accuracy_alone() -> None:
+    rng = np.random.default_rng(1)
+    odds = 2 * rng.normal(size=200_000)
+    labels = (rng.random(len(odds)) < expit(odds)).astype(int)
+    logits = np.column_stack([np.zeros(len(odds)), 2 * odds])
+    found = temperature(logits, labels, np.arange(len(odds))).value or 0.0
+    assert found == pytest.approx(2, rel=0.02)
+    assert np.array_equal((logits / found).argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_platt_agrees_with_statsmodels_and_undoes_the_distortion() -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.normal(size=5000)
+    outcomes = rng.random(5000) < expit(0.6 * odds - 0.3)
+    found = platt(expit(odds), outcomes, np.arange(5000))
+    peer = Logit(outcomes.astype(float), np.column_stack([np.ones(5000), odds])).fit(disp=0)
+    assert (found.intercept.value, found.slope.value) == pytest.approx(tuple(peer.params), abs=1e-6)
+    assert (found.slope.low or 0) < 0.6 < (found.slope.high or 0)
+    again = platt(expit(peer.params[0] + peer.params[1] * odds), outcomes, np.arange(5000))
+    assert (again.intercept.value, again.slope.value) == pytest.approx((0.0, 1.0), abs=1e-6)
+    assert platt(np.full(4, 0.2), np.array([0, 0, 1, 1]), np.arange(4)).slope.reason == "all probabilities are equal"
+    assert platt(np.array([]), np.array([]), np.array([])).slope.reason == "no cases"
+
+
+def test_slope_change_of_another_temperature_is_exact_and_paired() -> None:
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(150), 2)
+    odds = 2 * rng.normal(size=300)
+    outcomes = rng.random(300) < expit(odds / 2)
+    before = calibration_slope_intercept(expit(odds), outcomes, patients).slope
+    found = slope_change(expit(odds), expit(odds / 1.7), outcomes, patients)
+    # A slope on log-odds divided by 1.7 is 1.7 times as large, in every sample: the interval scales with it.
+    assert found[:4] == pytest.approx((*(0.7 * (each or 0.0) for each in before[:3]), 150), abs=1e-9)
+    same = slope_change(expit(odds), expit(odds), outcomes, patients)
+    assert same[:3] == (0.0, 0.0, 0.0)
+    assert slope_change(expit(odds), np.full(300, 0.5), outcomes, patients).reason == "all probabilities are equal"
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_order_of_cases_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (logits, labels), order = distorted(rng, 60, 2.0), rng.permutation(60)
+    patients = rng.integers(0, 40, 60)
+    chances = expit(logits[:, 1])
+    one = (temperature(logits, labels, patients), *platt(chances, labels, patients))
+    other = (
+        temperature(logits[order], labels[order], patients[order]),
+        *platt(chances[order], labels[order], patients[order]),
+    )
+    for first, second in zip(one, other, strict=True):
+        assert first.reason == second.reason
+        assert first.value is None or first[:3] == pytest.approx(second[:3], rel=1e-6, abs=1e-8)

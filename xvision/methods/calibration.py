@@ -45,14 +45,12 @@ class Chance(NamedTuple):
     p_value: float
 
 
-class BrierParts(NamedTuple):
-    """brier = reliability - resolution + uncertainty + within_bins, exactly."""
+class ByChance(NamedTuple):
+    """What a calibrated model would show: its ECE, its MCE, and per bin that has cases the central 95 % of the rate."""
 
-    brier: float
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_bins: float
+    ece: Chance
+    mce: Chance
+    bands: tuple[tuple[float, float], ...]
 
 
 def top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +91,12 @@ def _edges(probabilities: np.ndarray, bins: int, strategy: Strategy) -> np.ndarr
 def _membership(probabilities: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Index (N,) of the bin of each case; inner edges belong to the bin above them."""
     return np.searchsorted(edges[1:-1], probabilities, side="right")
+
+
+def bins_of(probabilities: np.ndarray, bins: int, strategy: Strategy) -> np.ndarray:
+    """Bin (N,) of each case, counted from 0 over the bins that have cases."""
+    member = _membership(probabilities, _edges(probabilities, bins, strategy))
+    return np.asarray(np.unique(member, return_inverse=True)[1])
 
 
 def reliability(
@@ -167,6 +171,71 @@ def ece(
     return estimate._replace(low=max(estimate.low or 0.0, 0.0), high=min(estimate.high or 0.0, 1.0))
 
 
+def ece_change(
+    before: np.ndarray,
+    after: np.ndarray,
+    outcomes: np.ndarray,
+    patients: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    bins: int = 15,
+    strategy: Strategy = "width",
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """ECE of the probabilities ``after`` minus that of ``before``, of the same cases and the same patient resamples.
+
+    before, after, outcomes, patients: (N,). Each side has its own bins. Resamples are shifted to the value, as for
+    :func:`ece`.
+    """
+    first, happened = checked(before, outcomes)
+    second, _ = checked(after, outcomes)
+    codes, count = patient_codes(patients, len(first))
+    if count < 2:
+        return not_estimable("fewer than 2 patients" if count else "no cases", count)
+    sides = [_residuals(each, happened, bins, strategy) for each in (first, second)]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        one, other = (np.abs(weights @ side).sum(axis=1) for side in sides)
+        return np.asarray((other - one) / weights.sum(axis=1))
+
+    return bootstrap(statistic, codes, rng=rng, resamples=resamples, level=level, centred=True)
+
+
+def mce(
+    probabilities: np.ndarray,
+    outcomes: np.ndarray,
+    patients: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    bins: int = 15,
+    strategy: Strategy = "width",
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Maximum calibration error: the largest distance of mean probability and observed rate over the bins (Guo 2017).
+
+    probabilities, outcomes, patients: (N,). It is made by the emptiest bins and is far from 0 for a perfect model: it
+    means nothing without :func:`calibrated_by_chance`. The interval is as for :func:`ece`.
+    """
+    predicted, happened = checked(probabilities, outcomes)
+    codes, count = patient_codes(patients, len(predicted))
+    if count < 2:
+        return not_estimable("fewer than 2 patients" if count else "no cases", count)
+    residuals = _residuals(predicted, happened, bins, strategy)
+    cases = np.zeros_like(residuals)
+    cases[np.arange(len(predicted)), _membership(predicted, _edges(predicted, bins, strategy))] = 1.0
+    estimate = bootstrap(
+        lambda weights: (np.abs(weights @ residuals) / np.maximum(weights @ cases, 1)).max(axis=1),
+        codes,
+        rng=rng,
+        resamples=resamples,
+        level=level,
+        centred=True,
+    )
+    return estimate._replace(low=max(estimate.low or 0.0, 0.0), high=min(estimate.high or 0.0, 1.0))
+
+
 def ece_null(
     probabilities: np.ndarray,
     outcomes: np.ndarray,
@@ -177,7 +246,22 @@ def ece_null(
     strategy: Strategy = "width",
     draws: int = 1000,
 ) -> Chance | None:
-    """The ECE that the same predictions would show if they were perfectly calibrated; None without cases.
+    """The ECE of :func:`calibrated_by_chance`; None without cases."""
+    found = calibrated_by_chance(probabilities, outcomes, patients, rng=rng, bins=bins, strategy=strategy, draws=draws)
+    return found.ece if found else None
+
+
+def calibrated_by_chance(
+    probabilities: np.ndarray,
+    outcomes: np.ndarray,
+    patients: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    bins: int = 15,
+    strategy: Strategy = "width",
+    draws: int = 1000,
+) -> ByChance | None:
+    """What the same predictions would show if they were perfectly calibrated; None without cases.
 
     Outcomes are drawn from the probabilities (Bröcker and Smith 2007). The cases of one patient share one uniform
     number, the strongest dependence they can have, so repeated images do not pass for independent evidence.
@@ -191,16 +275,28 @@ def ece_null(
     starts = np.flatnonzero(np.diff(_membership(predicted, edges)[order], prepend=-1))
     predicted, happened, codes = predicted[order], happened[order], codes[order]
 
-    def error(outcome: np.ndarray) -> np.ndarray:
-        return np.asarray(np.abs(np.add.reduceat(outcome - predicted, starts, axis=1)).sum(axis=1) / len(predicted))
+    cases = np.diff(starts, append=len(predicted))
+
+    def gaps(outcome: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(outcome - predicted, starts, axis=1)) / cases
 
     rows = max(1, 2_000_000 // len(predicted))
     sizes = [min(rows, draws - start) for start in range(0, draws, rows)]
-    errors = np.concatenate([error(rng.random((size, count))[:, codes] < predicted) for size in sizes])
-    found = float(error(happened[None])[0])
+    drawn = np.concatenate([gaps(rng.random((size, count))[:, codes] < predicted) for size in sizes])
+    found = gaps(happened[None])
+    expected = np.add.reduceat(predicted, starts) / cases
+    low, high = np.clip(expected + np.quantile(drawn, [0.025, 0.975], axis=0), 0.0, 1.0)
+    return ByChance(
+        _chance(np.abs(drawn) @ cases / len(predicted), float((np.abs(found) @ cases)[0] / len(predicted))),
+        _chance(np.abs(drawn).max(axis=1), float(np.abs(found).max())),
+        tuple(zip(low.tolist(), high.tolist(), strict=True)),
+    )
+
+
+def _chance(errors: np.ndarray, found: float) -> Chance:
     low, high = np.quantile(errors, [0.025, 0.975])
     exceeded = int((errors >= found - 1e-12).sum())
-    return Chance(float(errors.mean()), float(low), float(high), (1 + exceeded) / (1 + draws))
+    return Chance(float(errors.mean()), float(low), float(high), (1 + exceeded) / (1 + len(errors)))
 
 
 def squared_calibration_error(
@@ -235,10 +331,13 @@ def squared_calibration_error(
     if (present.sum(axis=0) < 2).all():
         return not_estimable("fewer than 2 patients in every bin", count)
 
+    sums = np.stack([cases, residuals, present, residuals**2, residuals * cases, cases**2], axis=1)
+
     def statistic(weights: np.ndarray) -> np.ndarray:
-        size, total, seen = weights @ cases, weights @ residuals, weights @ present
+        drawn = weights.astype(float) @ sums.reshape(count, -1)
+        size, total, seen, squared, mixed, doubled = np.moveaxis(drawn.reshape(len(drawn), *sums.shape[1:]), 1, 0)
         mean = total / np.maximum(size, 1)
-        squares = weights @ residuals**2 - 2 * mean * (weights @ (residuals * cases)) + mean**2 * (weights @ cases**2)
+        squares = squared - 2 * mean * mixed + mean**2 * doubled
         noise = squares / np.maximum(size, 1) ** 2 * seen / np.maximum(seen - 1, 1)
         used = np.where(seen > 1, size, 0)
         return np.asarray((used * (mean**2 - noise)).sum(axis=1) / used.sum(axis=1))
@@ -246,57 +345,14 @@ def squared_calibration_error(
     return bootstrap(statistic, np.arange(count), rng=rng, resamples=resamples, level=level, centred=True)
 
 
-def brier(
-    probabilities: np.ndarray,
-    outcomes: np.ndarray,
-    patients: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Mean squared distance between the predicted probability and what happened (Brier 1950); 0 is best.
+def root_of_squared(squared: Estimate) -> Estimate:
+    """The debiased error on the scale of a probability: roots, floored at 0.
 
-    probabilities: (N,) of the positive class with outcomes (N,) of 0 or 1, range 0 to 1; or (N, K) with class indices,
-    summed over classes, range 0 to 2. It mixes calibration and ranking, and its scale depends on the prevalence.
+    A squared error below 0 is what chance leaves of a calibrated model: its interval is moved up to start from 0, so that
+    it keeps its width.
     """
-    predicted, happened = np.asarray(probabilities, float), np.asarray(outcomes)
-    if not len(predicted):
-        return not_estimable("no cases")
-    if predicted.ndim == 2:
-        happened = (happened[:, None] == np.arange(predicted.shape[1])).ravel()
-    flat, truth = checked(predicted.ravel(), happened)
-    squared = ((flat - truth) ** 2).reshape(len(predicted), -1).sum(axis=1)
-    return bootstrap(
-        lambda weights: weights @ squared / weights.sum(axis=1), patients, rng=rng, resamples=resamples, level=level
-    )
-
-
-def brier_parts(
-    probabilities: np.ndarray, outcomes: np.ndarray, *, bins: int | None = None, strategy: Strategy = "width"
-) -> BrierParts | None:
-    """The Brier score taken apart (Murphy 1973; Stephenson, Coelho and Jolliffe 2008); None without cases.
-
-    probabilities, outcomes: (N,). reliability: squared distance of probability and observed rate, 0 is best.
-    resolution: how far the observed rates of the bins differ from the prevalence, higher is better. uncertainty:
-    prevalence × (1 − prevalence), the score of always predicting the prevalence. within_bins: what binning hides.
-    Without ``bins`` every distinct probability is a bin of its own, and within_bins is 0.
-    """
-    predicted, happened = checked(probabilities, outcomes)
-    if not len(predicted):
-        return None
-    if bins is None:
-        member = np.unique(predicted, return_inverse=True)[1]
-    else:
-        member = np.unique(_membership(predicted, _edges(predicted, bins, strategy)), return_inverse=True)[1]
-    cases = np.bincount(member)
-    forecast, rate = np.bincount(member, predicted) / cases, np.bincount(member, happened) / cases
-    share, prevalence = cases / len(predicted), happened.mean()
-    spread, rest = predicted - forecast[member], happened - rate[member]
-    return BrierParts(
-        brier=float(((predicted - happened) ** 2).mean()),
-        reliability=float(share @ (forecast - rate) ** 2),
-        resolution=float(share @ (rate - prevalence) ** 2),
-        uncertainty=float(prevalence * (1 - prevalence)),
-        within_bins=float((spread**2 - 2 * spread * rest).mean()),
-    )
+    if squared.value is None or squared.high is None or squared.low is None:
+        return squared
+    shift = max(-squared.value, 0.0)
+    value, low, high = (float(np.sqrt(max(each + shift, 0.0))) for each in (squared.value, squared.low, squared.high))
+    return squared._replace(value=value, low=low, high=high, method=f"{squared.method}, debiased, root floored at 0")
