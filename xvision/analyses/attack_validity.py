@@ -50,16 +50,14 @@ def attack_validity(audit: Audit) -> Result:
 
 def _surrogate(found: Examination) -> tuple[Metric, ...]:
     """How far the surrogate of M3, which is the same in every norm, decides as the model does."""
-    if found.likeness is None:
+    if found.likeness is None or found.chance is None:
         return ()
-    return (metric("surrogate_agreement", found.likeness), Metric(
-        "agreement_by_chance", found.chance, n=found.likeness.n, interval="exact share of the commonest decision"
-    ))  # fmt: skip
+    return metric("surrogate_agreement", found.likeness), metric("commonest_decision", found.chance)
 
 
 def _unlike(found: Examination) -> tuple[str, ...]:
-    like = found.likeness
-    if like is None or (like.low is not None and like.low > found.chance):
+    like, chance = found.likeness, found.chance
+    if like is None or chance is None or (like.low or 0.0) > (chance.value or 0.0):
         return ()
     return (
         "M3: the linear surrogate decides no more like the model than chance would, so that transfers that fail say nothing.",

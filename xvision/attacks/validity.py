@@ -50,7 +50,7 @@ class Examination(NamedTuple):
     verdict: Verdict
     unconfirmed: int = 0
     likeness: Estimate | None = None
-    chance: float = 0.0
+    chance: Estimate | None = None
 
 
 def examined_norm(audit: Audit, plan: AttackPlan, attacked: Attacked) -> Examination:
@@ -79,8 +79,10 @@ def _examined(audit: Audit, plan: AttackPlan, attacked: Attacked) -> Examination
     examination = Examination(attacked.norm, epsilon, len(positions), found, verdict(found), unconfirmed)
     if student is None:
         return examination
-    likeness = proportion(student[0].same.numpy(), audit.patients[student[1]])
-    return examination._replace(likeness=likeness, chance=student[0].chance)
+    decided, patients = audit.predictions.decisions[student[1]], audit.patients[student[1]]
+    likeness = proportion(student[0].same.numpy(), patients)
+    chance = proportion(decided == np.bincount(decided).argmax(), patients)
+    return examination._replace(likeness=likeness, chance=chance)
 
 
 def _measured(
