@@ -26,6 +26,8 @@ from xvision.store import Run
 _SEVERITIES = (1, 2, 3, 4, 5)
 _PICTURED = 3
 """The severity that case pictures, groups and the summary speak of."""
+_LOOKED_AT = 50
+"""Images on which the strength of the damage is measured, at most: it is nearly the same on all."""
 
 
 @analysis("Corruption", pillar="Shift", need="pixels", passes="5 forward per kind")
@@ -50,12 +52,12 @@ def corruption(
 
     The operating envelope says, for ``agreed_accuracy`` or ``agreed_sensitivity``, up to which severity the whole interval
     keeps what was agreed, and from which it misses it. ``reference_run``: the run folder of another model on the same data, for
-    the mean corruption error (mCE, Hendrycks and Dietterich 2019) in percent of that model's. The corruptions are simulated;
-    real scanners differ in more ways than these.
+    the mean corruption error (mCE, Hendrycks and Dietterich 2019) in percent of that model's.
     """
     names = _names(audit, kinds)
     positions = audit.sample(cases)
-    measure = partial(_measure, names=names, seed=audit.seed, modality=audit.modality)
+    looked_at = frozenset(str(name) for name in audit.ids[positions[:: -(-len(positions) // _LOOKED_AT)]])
+    measure = partial(_measure, names=names, seed=audit.seed, modality=audit.modality, looked_at=looked_at)
     rows = audit.map(measure, positions=positions, options={"kinds": names, "modality": audit.modality})
     clean = audit.predictions.logits[positions]
     grid = Grid(rows["logits"].astype(float), clean, audit.labels[positions], audit.patients[positions], audit.decision)
@@ -86,23 +88,22 @@ def _names(audit: Audit, kinds: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _measure(batch: Batch, *, names: tuple[str, ...], seed: int, modality: str | None) -> Rows:
-    """logits (B, kinds, severities, K); psnr and ssim (B, kinds, severities)."""
-    logits, noise, likeness = [], [], []
+def _measure(
+    batch: Batch, *, names: tuple[str, ...], seed: int, modality: str | None, looked_at: frozenset[str]
+) -> Rows:
+    """logits (B, kinds, severities, K); psnr and ssim (B, kinds, severities), NaN for images not looked at."""
+    shape = (len(batch.ids), len(names), len(_SEVERITIES))
+    rows = {name: np.full(shape, np.nan) for name in ("psnr", "ssim")}
+    own, logits = [place for place, name in enumerate(batch.ids) if name in looked_at], []
     with torch.inference_mode():
-        for name in names:
-            damaged = [
-                corrupt(batch.pixels, name, severity, batch.ids, seed=seed, modality=modality)
-                for severity in _SEVERITIES
-            ]
-            logits.append(torch.stack([batch.model.logits(pixels) for pixels in damaged], dim=1))
-            noise.append(np.stack([psnr(batch.pixels, pixels) for pixels in damaged], axis=1))
-            likeness.append(np.stack([ssim(batch.pixels, pixels) for pixels in damaged], axis=1))
-    return {
-        "logits": torch.stack(logits, dim=1).cpu().numpy(),
-        "psnr": np.stack(noise, axis=1),
-        "ssim": np.stack(likeness, axis=1),
-    }
+        for kind, name in enumerate(names):
+            for place, severity in enumerate(_SEVERITIES):
+                damaged = corrupt(batch.pixels, name, severity, batch.ids, seed=seed, modality=modality)
+                logits.append(batch.model.logits(damaged))
+                if own:
+                    rows["psnr"][own, kind, place] = psnr(batch.pixels[own], damaged[own])
+                    rows["ssim"][own, kind, place] = ssim(batch.pixels[own], damaged[own])
+    return {**rows, "logits": torch.stack(logits, dim=1).view(*shape, -1).cpu().numpy()}
 
 
 @dataclass(eq=False)
