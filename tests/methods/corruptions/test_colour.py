@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import hsv2rgb, rgb2hsv
 
-from tests.methods.corruptions import laws
+from tests.methods.corruptions import colour_laws as laws
 from xvision.errors import ConfigError
 from xvision.methods.corruptions import colour
 

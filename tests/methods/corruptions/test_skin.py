@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from tests.methods.corruptions import laws
+from tests.methods.corruptions import colour_laws as laws
 from xvision.methods.corruptions import skin
 
 KINDS = laws.kinds_by_name(skin.KINDS)
