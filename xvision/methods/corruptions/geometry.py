@@ -39,21 +39,22 @@ def _moved(pixels: torch.Tensor, along: torch.Tensor, across: torch.Tensor) -> t
 def _elastic(pixels: torch.Tensor, deviation: float, seeds: Sequence[int]) -> torch.Tensor:
     """A smooth deformation: shifts of about ``deviation`` pixels, independent from one eighth of the image to the next."""
     height, width = pixels.shape[2:]
-    knots = normal(seeds, 2, _KNOTS, _KNOTS)
-    shifts = (scaled(deviation, pixels) * _between_knots(height) @ knots @ _between_knots(width).T).to(pixels.device)
-    across = _centres(width, pixels) + 2.0 / width * shifts[:, 0]
-    down = _centres(height, pixels)[:, None] + 2.0 / height * shifts[:, 1]
-    grid = torch.stack((across, down), dim=-1)
+    knots = normal(seeds, 2, _KNOTS, _KNOTS).double()
+    shifts = scaled(deviation, pixels) * _between_knots(height) @ knots @ _between_knots(width).T
+    across = _centres(width) + 2.0 / width * shifts[:, 0]
+    down = _centres(height)[:, None] + 2.0 / height * shifts[:, 1]
+    grid = torch.stack((across, down), dim=-1).to(pixels.device, torch.float32)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _between_knots(length: int) -> torch.Tensor:
-    """(length, knots): weights of bicubic interpolation."""
-    return F.interpolate(torch.eye(_KNOTS)[None, None], (length, _KNOTS), mode="bicubic", align_corners=True)[0, 0]
+    """(length, knots) float64: weights of bicubic interpolation."""
+    knots = torch.eye(_KNOTS, dtype=torch.float64)[None, None]
+    return F.interpolate(knots, (length, _KNOTS), mode="bicubic", align_corners=True)[0, 0]
 
 
-def _centres(length: int, pixels: torch.Tensor) -> torch.Tensor:
-    return (2.0 * torch.arange(length, device=pixels.device) + 1.0) / length - 1.0
+def _centres(length: int) -> torch.Tensor:
+    return (2.0 * torch.arange(length, dtype=torch.float64) + 1.0) / length - 1.0
 
 
 def _laterality_flip(pixels: torch.Tensor, share: float, seeds: Sequence[int]) -> torch.Tensor:
@@ -84,7 +85,7 @@ _PIXELS = f"px at side {REFERENCE_SIDE}"
 KINDS = (
     Corruption("rotation", "Turned a little", "angle", "degrees", _OWN, {ANY: (2, 4, 7, 11, 16)}, _rotation),
     Corruption("zoom", "Enlarged", "magnification", "times", _OWN, {ANY: (1.05, 1.1, 1.16, 1.23, 1.35)}, _zoom),
-    Corruption("elastic", "Deformed", "standard deviation of the shift", _PIXELS, _OWN, {ANY: (1, 2, 3, 4.5, 6.5)},
+    Corruption("elastic", "Deformed", "standard deviation of the shift", _PIXELS, _OWN, {ANY: (0.8, 1.5, 2.3, 3.2, 4.3)},
                _elastic),
     Corruption("laterality_flip", "Left and right exchanged", "mirrored", "all or nothing", _OWN,
                dict.fromkeys(("xray", "ct", "mr", "ultrasound", "fundus"), _ONCE), _laterality_flip, label_changing=True),

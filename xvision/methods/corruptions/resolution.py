@@ -34,17 +34,16 @@ def _jpeg_round_trip(image: np.ndarray, quality: float) -> np.ndarray:
 def _pixelate(pixels: torch.Tensor, share: float, seeds: Sequence[int]) -> torch.Tensor:
     """Means over blocks, shown as blocks; a pixel that a block's edge cuts belongs to both in part."""
     rows, columns = (_blocks(length, share).to(pixels.device) for length in pixels.shape[2:])
-    return rows @ pixels @ columns
+    return rows.T @ (rows @ pixels @ columns.T) @ columns
 
 
 def _blocks(length: int, share: float) -> torch.Tensor:
-    """(length, length) float32, symmetric: what a pixel takes from each other one over blocks of length 1 / ``share``."""
+    """(blocks, length) float32: each pixel's share of each block, over the root of the block's length."""
     count = max(1, round(share * length))
     edges = np.arange(count + 1) * length / count
     pixel = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixel + 1.0) - np.maximum(edges[:-1, None], pixel)
-    held = np.clip(overlap, 0.0, None)
-    return torch.as_tensor(held.T @ held * count / length, dtype=torch.float32)
+    return torch.as_tensor(np.clip(overlap, 0.0, None) * np.sqrt(count / length), dtype=torch.float32)
 
 
 def _low_resolution(pixels: torch.Tensor, share: float, seeds: Sequence[int]) -> torch.Tensor:

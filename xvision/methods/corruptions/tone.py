@@ -80,7 +80,7 @@ KINDS = (
     Corruption("gamma_down", "Brighter exposure", "gamma", "exponent", _MEDMNIST, {ANY: _DOWN}, _gamma),
     Corruption("inversion", "Black and white exchanged", "inverted", "all or nothing", _OWN,
                {"xray": _ONCE, "ct": _ONCE, "mr": _ONCE}, _inversion),
-    Corruption("overexposure", "Overexposure", "exposure", "times", _OWN, {"xray": (1.1, 1.2, 1.35, 1.5, 1.8)},
+    Corruption("overexposure", "Overexposure", "exposure", "times", _OWN, {"xray": (1.05, 1.1, 1.2, 1.3, 1.5)},
                _overexposure),
     Corruption("underexposure", "Underexposure with its noise", "exposure kept", "share", _OWN,
                {"xray": (0.9, 0.8, 0.65, 0.5, 0.35)}, _underexposure),
