@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 
 from tests.methods.corruptions import colour_laws as laws
 from xvision.errors import ConfigError
-from xvision.methods.corruptions import colour
+from xvision.methods.corruptions import MODALITIES, colour, corrupt, fundus, kinds_of, natural, skin, stain
 
 KINDS = laws.kinds_by_name(colour.KINDS)
 NEUTRAL = {
@@ -139,3 +140,19 @@ def test_light_keeps_the_luminance_of_grey_and_its_gains_are_the_stated_ones(nam
             ratio = colour.black_body(value) / colour.black_body(6500.0)
             np.testing.assert_allclose(light[0] / light[0].sum(), ratio / ratio.sum(), atol=1e-5)
             assert (light[0, 0] > light[0, 2]) == (name == "warm_light")
+
+
+@pytest.mark.parametrize("module", [colour, skin, stain, fundus, natural])
+def test_kinds_are_offered_for_their_modalities_only(module: ModuleType) -> None:
+    for kind in module.KINDS:
+        assert {name for name in MODALITIES if kind.name in kinds_of(name)} == set(kind.severities)
+        assert kind.name not in kinds_of(None)
+
+
+def test_each_modality_has_its_own_values() -> None:
+    pixels = laws.scene()
+    for modality, change in (("histology", (1.0, 0.05)), ("natural", (1.5, 0.0))):
+        after = corrupt(pixels, "saturation_up", 1, ["a"], seed=0, modality=modality)
+        torch.testing.assert_close(after, KINDS["saturation_up"].apply(pixels, change, [0]).clamp(0.0, 1.0))
+    with pytest.raises(ConfigError, match="makes no sense for xray"):
+        corrupt(pixels, "saturation_up", 1, ["a"], seed=0, modality="xray")

@@ -8,7 +8,20 @@ from types import MappingProxyType
 import torch
 
 from xvision.errors import ConfigError, nearest
-from xvision.methods.corruptions import blur, ct, geometry, marks, noise, resolution, tone
+from xvision.methods.corruptions import (
+    blur,
+    colour,
+    ct,
+    fundus,
+    geometry,
+    marks,
+    natural,
+    noise,
+    resolution,
+    skin,
+    stain,
+    tone,
+)
 from xvision.methods.corruptions.kind import ANY, Corruption, Severities
 
 _KINDS: tuple[Corruption, ...] = (
@@ -19,6 +32,11 @@ _KINDS: tuple[Corruption, ...] = (
     *geometry.KINDS,
     *marks.KINDS,
     *ct.KINDS,
+    *colour.KINDS,
+    *skin.KINDS,
+    *stain.KINDS,
+    *fundus.KINDS,
+    *natural.KINDS,
 )
 _by_name = {kind.name: kind for kind in _KINDS}
 _built_in = frozenset(_by_name)
