@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xvision import text
-from xvision.audit import Audit, mean_metric, metric
+from xvision.audit import Audit, metric
 from xvision.charts import Axis, Bars, Chart, Forest, Mark, Reference, Table
 from xvision.errors import ConfigError, ModelError, nearest
 from xvision.methods.conformal import (
@@ -24,7 +24,7 @@ from xvision.methods.conformal import (
     strangeness,
     too_low_p,
 )
-from xvision.methods.intervals import Estimate, holm, proportion
+from xvision.methods.intervals import Estimate, bootstrap, holm, not_estimable, proportion
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result, Where, spoken
 
@@ -43,6 +43,7 @@ def conformal(
     by_class: bool = False,
     penalty: float = 0.1,
     free_ranks: int = 1,
+    resamples: int = 500,
 ) -> Result:
     """Does a set of classes with a promised coverage keep the promise, for every group?
 
@@ -59,7 +60,7 @@ def conformal(
     names = _names(scores)
     tuning = _tuning(audit)
     rank_of(len(tuning.ids), alpha)  # refuses an alpha that is no share
-    found = tuple(_Sets(audit, tuning, name, alpha, by_class, penalty, free_ranks) for name in names)
+    found = tuple(_Sets(audit, tuning, name, alpha, by_class, penalty, free_ranks, resamples) for name in names)
     metrics = tuple(item for each in found for item in each.metrics)
     charts: tuple[Chart, ...] = (_overview(found), *(_forest(each) for each in found), _sizes(found), _broken(found))
     table = pd.concat([each.table for each in found], ignore_index=True)
@@ -99,6 +100,7 @@ class _Part(NamedTuple):
 
     label: str
     where: Where
+    members: np.ndarray
     covered: Estimate
     calibrated: int
     p: float | None
@@ -116,8 +118,10 @@ class _Sets:
         by_class: bool,
         penalty: float,
         free_ranks: int,
+        resamples: int,
     ) -> None:
         self.audit, self.tuning, self.name, self.alpha, self.by_class = audit, tuning, name, alpha, by_class
+        self.resamples = resamples
 
         def strange(of: Audit) -> np.ndarray:
             return strangeness(
@@ -170,42 +174,33 @@ class _Sets:
         patients = self.audit.patients[members]
         covered = proportion(self.covered[members], patients, exact=True)
         if covered.value is None:
-            return _Part(label, where, covered._replace(reason="no such case is audited"), calibrated, None)
+            return _Part(label, where, members, covered._replace(reason="no such case is audited"), calibrated, None)
         enough = covered.n >= _LEAST
         p = too_low_p(covered.value, covered.n, calibrated, self.alpha) if enough else None
-        return _Part(label, where, covered, calibrated, p)
+        return _Part(label, where, members, covered, calibrated, p)
 
     def _metrics(self) -> Iterator[Metric]:
-        audit, everyone = self.audit, np.arange(len(self.audit.ids))
         for part in self.parts:
             yield metric("coverage", part.covered, better="higher", where={"score": self.name, **part.where})
         how = f"mean and central 95 % over draws of {text.plural(self.calibrated, 'calibration patient')}"
         yield Metric("coverage_by_chance", *self.chance, self.calibrated, where={"score": self.name}, interval=how)
-        sizes = self.size.astype(float)
         for part in self.parts:
-            members = self._members(part.where)
-            where = {"score": self.name, **part.where}
-            yield mean_metric(
-                audit,
-                "set_size",
-                sizes[members],
-                everyone[members],
-                better="lower",
-                where=where,
-                reason="no such case is audited",
-            )
+            yield metric("set_size", self._mean_size(part), better="lower", where={"score": self.name, **part.where})
         for name, count in (("singleton_share", 1), ("empty_share", 0)):
-            estimate = proportion(self.size == count, audit.patients)
+            estimate = proportion(self.size == count, self.audit.patients)
             better = "higher" if count else "lower"
             yield metric(name, estimate, better=better, where={"score": self.name})  # type: ignore[arg-type]
 
-    def _members(self, where: Where) -> np.ndarray:
-        audit = self.audit
-        members = np.ones(len(audit.ids), dtype=bool)
-        for column, level in where.items():
-            known = np.array(audit.classes)[audit.labels] if column == "class" else audit.column(column)
-            members &= known == level
-        return members
+    def _mean_size(self, part: _Part) -> Estimate:
+        sizes = self.size[part.members].astype(float)
+        if not len(sizes):
+            return not_estimable("no such case is audited")
+        return bootstrap(
+            lambda weights: (weights @ sizes) / weights.sum(axis=1),
+            self.audit.patients[part.members],
+            rng=self.audit.rng(f"size {self.name} {part.label}"),
+            resamples=self.resamples,
+        )
 
     @property
     def table(self) -> pd.DataFrame:
@@ -260,7 +255,7 @@ def _forest(found: _Sets) -> Forest:
 
 
 def _size(found: _Sets, part: _Part) -> float:
-    return float(found.size[found._members(part.where)].mean())
+    return float(found.size[part.members].mean())
 
 
 def _sizes(found: tuple[_Sets, ...]) -> Bars:
