@@ -30,7 +30,7 @@ def values(kind: Corruption, modality: str, severity: int) -> Parameter:
 
 
 def check_order_and_batch(kind: Corruption, modality: str) -> None:
-    """A case's result does not depend on the cases beside it, and differs with its seed where something is drawn."""
+    """A case's result does not depend on the cases beside it."""
     pixels, seeds, value = phantoms(6, 40, 56), [11, 24, 35, 46, 57, 68], values(kind, modality, 4)
     together = kind.apply(pixels, value, seeds)
     turned = kind.apply(pixels.flip(0), value, seeds[::-1]).flip(0)
@@ -63,3 +63,12 @@ def check_severities(kind: Corruption, modality: str, side: int) -> None:
         changes.append(float((changed.clamp(0.0, 1.0) - pixels).square().mean()))
     assert changes[0] > 1e-5
     assert all(low < high for low, high in itertools.pairwise(changes)), changes
+
+
+def check_draws(kind: Corruption, modality: str, drawn: bool) -> None:
+    """What is drawn follows the case's seed and nothing else."""
+    pixels = phantoms(1, 40, 56).repeat(8, 1, 1, 1)
+    result = kind.apply(pixels, values(kind, modality, 4), range(20, 36, 2))
+    others = [not torch.equal(result[0], other) for other in result[1:]]
+    assert all(others) if drawn else not any(others)
+    assert torch.equal(kind.apply(pixels, values(kind, modality, 4), [24] * 8)[5], result[2])

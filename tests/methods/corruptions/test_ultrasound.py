@@ -10,7 +10,13 @@ import torch
 from scipy import ndimage, stats
 from scipy.special import ive
 
-from tests.methods.corruptions.laws import check_grey_channels, check_order_and_batch, check_severities, phantoms
+from tests.methods.corruptions.laws import (
+    check_draws,
+    check_grey_channels,
+    check_order_and_batch,
+    check_severities,
+    phantoms,
+)
 from xvision.methods.corruptions import ultrasound, ultrasound_marks
 from xvision.methods.corruptions.kind import Parameter
 
@@ -44,6 +50,12 @@ def test_a_case_stands_alone(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_grey_stays_grey(name: str) -> None:
     check_grey_channels(KINDS[name], "ultrasound")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_drawn_follows_the_seed(name: str) -> None:
+    fixed = {"gain_up", "gain_down", "depth_attenuation", "lateral_blur"}
+    check_draws(KINDS[name], "ultrasound", name not in fixed)
 
 
 @pytest.mark.parametrize("side", [28, 64])

@@ -15,12 +15,16 @@ from xvision.methods.corruptions import (
     fundus,
     geometry,
     marks,
+    mri,
+    mri_motion,
     natural,
     noise,
     resolution,
     skin,
     stain,
     tone,
+    ultrasound,
+    ultrasound_marks,
 )
 from xvision.methods.corruptions.kind import ANY, Corruption, Severities
 
@@ -37,6 +41,10 @@ _KINDS: tuple[Corruption, ...] = (
     *stain.KINDS,
     *fundus.KINDS,
     *natural.KINDS,
+    *mri.KINDS,
+    *mri_motion.KINDS,
+    *ultrasound.KINDS,
+    *ultrasound_marks.KINDS,
 )
 _by_name = {kind.name: kind for kind in _KINDS}
 _built_in = frozenset(_by_name)
