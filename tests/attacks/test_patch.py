@@ -104,6 +104,26 @@ def test_a_second_place_is_tried_where_the_first_promised_too_much() -> None:
     assert found.corner[0, 1] >= 6
 
 
+def test_each_case_keeps_its_own_slope_where_another_broke_before() -> None:
+    """The first breaks at the first pixel; the second at the second pixel alone, which must fall where the first case would raise it."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        first, second, _, kind = images[:, 0, 0].T
+        one = 0.1 - first - 0.01 * second
+        other = 0.2 - 0.1 * torch.tanh(20.0 * first) + 0.5 * (second - 0.5)
+        return torch.where(kind.detach() < 0.5, one, other)[:, None]
+
+    pixels = torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.0, 0.5, 0.5, 1.0]])[:, None, None, :]
+    cases = cases_of(forward, pixels, class_goal(torch.tensor([1, 1]), 2, ILL), keys=("a", "b"), seed=0)
+    found = patch(cases, 0.25, positions=2, steps=1, width=8)
+    assert found.corner.tolist() == [[0, 0], [0, 1]]
+    assert found.images[:, 0, 0].tolist() == [[1.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.5, 1.0]]
+
+
+def test_a_share_below_one_pixel_is_one_pixel() -> None:
+    assert patch(linear_cases(count=2), 1e-4, positions=1, steps=1, width=8).side == 1
+
+
 def test_content_between_black_and_white_is_found_by_climbing() -> None:
     """The decision breaks only near 0.6, which the corner of the box passes by."""
 
@@ -146,6 +166,16 @@ def test_candidates_are_apart_and_fall_in_promise(seed: int, side: int, count: i
         for one, other in itertools.combinations(there, 2):
             assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) >= side / 2
         assert corners[len(there) :] == [[-1, -1]] * (count - len(there))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("side", "places"), [(1, [0, 1, 2, 3]), (2, [0, 1, 2, 3]), (3, [0, 2, 4]), (4, [0, 2, 4]), (5, [0, 3])]
+)
+def test_half_a_patch_apart_is_far_enough(side: int, places: list[int], turned: bool) -> None:
+    line = torch.arange(6, 0, -1.0)
+    found = candidates(line.view(1, 6, 1) if turned else line.view(1, 1, 6), side, len(places))
+    assert found[0].tolist() == [[place, 0] if turned else [0, place] for place in places]
 
 
 def test_the_promise_is_the_sum_over_the_square() -> None:

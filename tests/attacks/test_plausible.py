@@ -68,6 +68,40 @@ def test_all_frequencies_are_the_image_itself() -> None:
     torch.testing.assert_close(low_pass(8, 12, 1.0, CPU).projected(images), images, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("share", "rows", "columns"), [(0.35, 6, 12), (0.3, 5, 11), (1e-4, 1, 1), (1.0, 10, 20)])
+def test_each_side_keeps_the_root_of_the_share_rounded_and_at_least_one(share: float, rows: int, columns: int) -> None:
+    basis = low_pass(10, 20, share, CPU)
+    assert (basis.rows.shape, basis.columns.shape) == ((rows, 10), (columns, 20))
+
+
+def test_steps_are_two_and_a_half_radii_over_their_number() -> None:
+    gain = 0.01 * unit("l2", SHAPE) * float(low_pass(8, 12, 0.25, CPU).projected(WEIGHTS).norm())
+    found = low_frequency(with_gaps(gain * torch.tensor([0.2, 0.7, 0.99])), (0.01,), share=0.25, steps=10, width=4)
+    assert found.looks.tolist() == [2, 4, 5]  # at 0, 0.25, 0.5, 0.75 and 1 radius
+
+
+@pytest.mark.parametrize(("white", "sign"), [(True, 1.0), (False, -1.0)])
+def test_an_image_at_the_end_of_its_range_is_shaded_away_from_there(white: bool, sign: float) -> None:
+    """The mean decides, which shading moves by its root mean square at most."""
+    pixels = torch.full((1, *SHAPE), float(white))
+
+    def forward(points: torch.Tensor) -> torch.Tensor:
+        return sign * (points.mean((1, 2, 3)) - float(white))[:, None] + 0.05
+
+    subject = cases_of(forward, pixels, class_goal(torch.tensor([1]), 2, ILL), keys=["a"], seed=0)
+    found = low_frequency(subject, (0.049, 0.051), share=0.1, steps=5, width=1)
+    assert 0.05 * unit("l2", SHAPE) <= float(found.size) <= 0.0511 * unit("l2", SHAPE)
+
+
+def test_shading_leaves_pixels_that_must_stay() -> None:
+    mask = torch.zeros(SHAPE[1:], dtype=torch.bool)
+    mask[2:6, 3:9] = True
+    held = in_window(with_gaps(torch.tensor([0.02, 0.03])), mask)
+    found = low_frequency(held, (0.1,), share=0.3, steps=10, width=2)
+    assert torch.isfinite(found.size).all()
+    assert torch.equal(found.images[..., ~mask], held.pixels[..., ~mask])
+
+
 @pytest.mark.parametrize("share", [0.05, 0.25, 1.0])
 def test_a_linear_model_falls_by_the_radius_times_its_low_frequencies(share: float) -> None:
     epsilon = 0.01
@@ -161,7 +195,7 @@ def test_what_does_not_fit_is_refused() -> None:
     subject = with_gaps(torch.tensor([1.0]))
     with pytest.raises(DataError, match=r"a mask of shape \(3, 3\)"):
         in_window(subject, torch.ones(3, 3, dtype=torch.bool))
-    for share in (0.0, 1.5):
+    for share in (0.0, 1.01):
         with pytest.raises(ConfigError, match=r"share of .* of the frequencies"):
             low_frequency(subject, (0.1,), share=share, steps=3, width=4)
     with pytest.raises(ConfigError, match="needs at least 1"):

@@ -91,12 +91,12 @@ def test_every_row_keeps_its_own_target_when_others_join_it() -> None:
     assert met == {(place, *attempt) for place, each in enumerate(tries) for attempt in each}
 
 
-def test_a_logit_beside_the_aim_that_is_no_number_is_noted_where_the_slope_is_one() -> None:
+def test_an_infinite_logit_beside_the_aim_is_noted_where_the_slope_is_finite() -> None:
     """The looks are at 0.5, 0.5625, 0.6 and 0.6, of the second case below 0.5, away from the hole."""
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         first = images[:, 0, 0, 0]
-        third = torch.where((first > 0.55) & (first < 0.58), torch.nan, -first)
+        third = torch.where((first > 0.55) & (first < 0.58), torch.inf, -first)
         return torch.stack([torch.zeros_like(first), first - 9.0, third], dim=1)
 
     pixels = torch.full((2, 1, 1, 1), 0.5)

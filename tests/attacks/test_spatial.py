@@ -117,6 +117,21 @@ def test_fewer_combinations_are_spread_over_the_severities() -> None:
     assert Grid(combinations=5000).transformations() == Grid().transformations()
 
 
+def test_joint_changes_are_spaced_evenly_from_the_mildest_to_the_most_severe() -> None:
+    every, few = (
+        [each for each in Grid((5.0,), (0.1,), (), number).transformations() if each.family == "together"]
+        for number in (None, 5)
+    )
+    assert len(every) == 2 * 8
+    assert few == [every[place] for place in (0, 4, 8, 11, 15)]  # quarters of 15, rounded
+
+
+def test_the_highest_severity_is_that_of_the_kind_with_most_sizes() -> None:
+    assert Grid((5.0,), (0.1, 0.2, 0.3), (1.1,)).severities == 3
+    assert Grid((5.0, 10.0), (), ()).severities == 2
+    assert Grid((), (0.1,), (0.8, 0.9, 1.1, 1.2)).severities == 2
+
+
 def test_the_displacement_is_the_mean_over_the_points_of_a_square() -> None:
     change = Transformation(12.0, 0.03, -0.05, 0.9)
     points = (np.arange(400) + 0.5) / 400 - 0.5
@@ -220,8 +235,17 @@ def test_changes_in_words() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rotations": (0.0,)}, {"shifts": (1.0,)}, {"scales": (1.0,)}, {"rotations": (), "shifts": (), "scales": ()}, {"combinations": -1}],
-)  # fmt: skip
+    [
+        {"rotations": (0.0,)},
+        {"rotations": (181.0,)},
+        {"shifts": (0.0,)},
+        {"shifts": (1.0,)},
+        {"scales": (1.0,)},
+        {"scales": (-1.5,)},
+        {"rotations": (), "shifts": (), "scales": ()},
+        {"combinations": -1},
+    ],
+)
 def test_what_is_no_grid_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"give .* (above 0|1|shifts or scales)"):
         Grid(**wrong)

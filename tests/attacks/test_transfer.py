@@ -71,6 +71,18 @@ def test_from_the_model_itself_it_is_exact_on_a_linear_model(norm: Norm) -> None
     torch.testing.assert_close(size(found.images - part.pixels, norm)[broken], found.size[broken])
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_second_of_two_looks_is_at_the_radius(norm: Norm) -> None:
+    part = cases(linear)
+    budget = budget_of(norm, [0.05], part.pixels)
+    margins = best_margins(part, norm, budget.radii[0])
+    clear = margins.abs() > 1e-4
+    found = transferred(part, budget, linear, steps=2, width=30)
+    assert torch.equal(torch.isfinite(found.size)[clear], (margins > 0)[clear])
+    assert bool(torch.isinf(transferred(part, budget, linear, steps=1, width=30).size).all())
+    assert int((margins > 0).sum()) >= 10
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_it_goes_past_the_surrogates_own_boundary_to_the_models(norm: Norm) -> None:
     part = cases(linear)
@@ -181,6 +193,21 @@ def test_logits_that_are_not_numbers_are_said() -> None:
     )
     assert bool(found.nonfinite.all())
     assert bool(torch.isinf(found.size).all())
+
+
+def test_logits_that_were_not_numbers_at_a_smaller_radius_stay_said() -> None:
+    pixels = torch.full((2, *SHAPE), 0.5)
+
+    def brighter(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).mean(dim=1, keepdim=True) - 0.68
+
+    def holed(images: torch.Tensor) -> torch.Tensor:
+        return torch.where((brighter(images) + 0.08).abs() < 0.01, torch.nan, brighter(images))  # a tenth brighter
+
+    part = cases_of(holed, pixels, class_goal(torch.zeros(2, dtype=torch.long), 2, PLAIN), keys=["a", "b"], seed=0)
+    found = transferred(part, budget_of("linf", [0.1, 0.2], pixels), brighter, steps=4, width=2)
+    assert found.nonfinite.tolist() == [True, True]
+    assert found.size.tolist() == pytest.approx([0.2, 0.2])
 
 
 def curved(outputs: int, seed: int) -> nn.Module:
@@ -294,6 +321,15 @@ def test_findings_and_one_logit_are_decided_at_their_thresholds(outputs: int) ->
     assert student.agreement == 1.0
     _, counts = torch.unique(decided, dim=0, return_counts=True)
     assert student.chance == pytest.approx(counts.max().item() / 80)
+
+
+def test_the_strength_of_the_ridge_goes_from_a_millionth_to_a_thousand() -> None:
+    """The strongest where every image comes twice with opposite logits, so that what is left out is always missed."""
+    pixels = images(40)
+    logits = linear(pixels)
+    twice, opposite = torch.cat([pixels, pixels]), torch.cat([logits, -logits])
+    assert distilled(pixels, logits, whole(logits)).ridge == pytest.approx(1e-6)
+    assert distilled(twice, opposite, whole(opposite)).ridge == pytest.approx(1e3)
 
 
 def test_images_without_differences_give_the_mean() -> None:

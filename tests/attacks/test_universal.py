@@ -219,6 +219,65 @@ def test_the_class_that_is_nearest_on_average_is_aimed_at() -> None:
     assert universal([tuning], [], "linf", 0.05, steps=3).tuned.all()
 
 
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_the_three_nearest_classes_are_aimed_at(place: int) -> None:
+    """One class can win, of those that are nearer or farther none; it pulls the other way."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        change = images[:, 0, 0, 0] - 0.5
+        ways = [-0.1 * way + (10.0 if way == place else -0.1) * change for way in range(1, 5)]
+        return torch.stack([torch.zeros_like(change), *ways], dim=1)
+
+    pixels = torch.full((1, 1, 1, 1), 0.5)
+    tuning = cases_of(forward, pixels, class_goal(torch.tensor([0]), 5, Decision()), keys=("a",), seed=0)
+    assert universal([tuning], [], "linf", 0.05, steps=3).tuned.tolist() == [place <= 3]
+
+
+def test_a_case_of_infinite_logit_does_not_hide_how_the_others_fare() -> None:
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return torch.where(kind == 1, torch.inf, value)
+
+    alone, beside = (universal([one_pixel(logits, kinds)], [], "linf", 0.1, steps=2) for kinds in ([2], [1, 2]))
+    assert alone.perturbation.flatten().tolist() == [0.0, pytest.approx(-0.1)]
+    assert torch.equal(beside.perturbation, alone.perturbation)
+
+
+def test_a_slope_that_is_no_number_does_not_hide_those_of_the_others() -> None:
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        root = (torch.where(kind == 1, value, 0.9) - 0.5).abs().sqrt()  # without a slope at 0.5
+        return torch.where(kind == 1, 9.0 + root, value - 0.45)
+
+    assert universal([one_pixel(logits, [1, 2])], [], "linf", 0.1, steps=2).tuned.tolist() == [False, True]
+
+
+def test_nearest_is_a_mean_over_the_cases_that_a_class_can_break() -> None:
+    """The last class can break one case of ten alone, and is farther from it than the first three are from every case."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        other, change = images[:, 0, 0, 0].detach() > 0.5, images[:, 0, 0, 1] - 0.5
+        zero, far = torch.zeros_like(change), torch.full_like(change, -50.0)
+        ways = [-0.1 - 0.1 * change, -0.2 - 0.1 * change, -0.3 + 10.0 * change]
+        return torch.stack([torch.where(other, zero, far), *ways, far, torch.where(other, zero - 1.0, zero)], dim=1)
+
+    pixels = torch.tensor([[0.2, 0.5]] * 9 + [[0.8, 0.5]])[:, None, None, :]
+    goal = class_goal(torch.tensor([5] * 9 + [0]), 6, Decision())
+    tuning = cases_of(forward, pixels, goal, keys=list("abcdefghij"), seed=0)
+    assert universal([tuning], [], "linf", 0.05, steps=3).tuned.all()
+
+
+def test_breaks_that_are_not_confirmed_do_not_choose() -> None:
+    """Two cases break beyond half of the way, unconfirmed; one about a fifth of the way, which the third step meets."""
+
+    def logits(kind: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        change = (value - 0.5) / 0.1
+        return torch.where(kind == 1, 0.45 - change, (change - 0.2).abs() - 0.1)
+
+    tuning = one_pixel(logits, [1, 1, 2])
+    assert universal([tuning], [], "linf", 0.1, steps=4).tuned.tolist() == [True, True, False]
+    second_kind = replace(tuning, confirm=lambda images, goal: images[:, 0, 0, 0] > 0.15)
+    assert universal([second_kind], [], "linf", 0.1, steps=4).tuned.tolist() == [False, False, True]
+
+
 def test_three_classes_and_a_box_that_binds() -> None:
     generator = torch.Generator().manual_seed(8)
     weights = torch.randn(PIXELS, 3, generator=generator)
@@ -245,6 +304,7 @@ def test_a_patient_is_in_one_half_only() -> None:
         few = tuning_half(patients, np.random.default_rng(seed), 3)
         assert int(few.sum()) <= 3
         assert not (few & ~chosen).any()
+    assert int(tuning_half(np.array(list("abcd")), np.random.default_rng(0), 2).sum()) == 2
     assert not tuning_half(np.array(["a", "a"]), np.random.default_rng(0), 200).any()
     assert not tuning_half(np.array([], dtype=str), np.random.default_rng(0), 200).any()
 
