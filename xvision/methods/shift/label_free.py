@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax, xlogy
 from sklearn.linear_model import LogisticRegression
 
 from xvision.errors import DataError
-from xvision.methods.intervals import Estimate, not_estimable, patient_codes
+from xvision.methods.intervals import Estimate, not_estimable, patient_codes, with_width
 from xvision.methods.scores import ratio
 
 FAILS = (
@@ -202,10 +202,12 @@ def _atc(places: Places, weights: Weights, among: tuple[np.ndarray, np.ndarray],
 def _expected(key: tuple[str, str], values: Figures, spread: Figures, count: int, few: bool, level: float) -> Expected:
     figure, method = key
     truth = (figure, _TRUTH)
-    estimate = _estimate(values[key], spread[key], count, few, level)
+    estimate = with_width(_estimate(values[key], spread[key], count, few, level), count, level)
     error = None
     if truth in values:
         error = _estimate(values[key] - values[truth], spread[key] - spread[truth], count, few, level)
+        if error.value is not None and error.low == error.high:
+            error = not_estimable("the same in every patient resample", count)
     return Expected(figure, method, estimate, error)
 
 
