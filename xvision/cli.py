@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xvision import __version__
-from xvision.commands import making, reading
+from xvision.commands import making, reading, watching
 from xvision.errors import XVisionError
 
 Command = Callable[[argparse.Namespace], int]
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_making(add)
     _add_reading(add)
+    _add_watching(add)
     return parser
 
 
@@ -146,6 +147,32 @@ def _add_reading(add: Adder) -> None:
         "run", type=Path, metavar="RUN"
     )
     add("doctor", reading.doctor, "What is installed, which device there is, what is missing and how to get it.")
+
+
+def _add_watching(add: Adder) -> None:
+    """The commands of the time after an audit."""
+    keep = add("baseline", watching.baseline, "Keep what later images are compared with, without names or pixels.")
+    keep.add_argument("run", type=Path, metavar="RUN")
+    keep.add_argument("--out", type=Path, metavar="BASELINE", help="new folder (default: RUN.baseline)")
+    keep.add_argument(
+        "--alarms", type=float, default=0.01, metavar="P", help="chance of a false alarm, all channels together"
+    )
+    keep.add_argument(
+        "--least", type=float, default=0.1, metavar="D", help="distance below which nothing is an alarm, 0 to 1"
+    )
+    keep.add_argument("--no-embeddings", action="store_true", help="keep nothing of the model's embeddings")
+
+    watch = add(
+        "drift",
+        watching.drift,
+        "Compare images without labels with a baseline: exit 0 stable, 1 drift, 3 not enough data.",
+    )
+    watch.add_argument("baseline", type=Path, metavar="BASELINE")
+    watch.add_argument("data", type=Path, metavar="NEW_DATA", help="manifest CSV or image folder")
+    watch.add_argument("--model", metavar="M", help="where the audited model is now")
+    watch.add_argument("--json", action="store_true")
+    watch.add_argument("--prometheus", type=Path, metavar="FILE", help="for a node exporter's textfile collector")
+    watch.add_argument("--seed", type=int, default=0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""From an audited run to a baseline and to new images, as a hospital would."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xvision.cli import main
+from xvision.data.synthetic import PhantomSettings, write_phantoms
+from xvision.models.checkpoint import save_model
+from xvision.models.llm.classifier import preset
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audit of 300 phantoms, about 60 of them in its test split."""
+    folder = tmp_path_factory.mktemp("hospital")
+    write_phantoms(PhantomSettings(n=300, seed=11), folder / "data")
+    words = [
+        "audit",
+        "--model",
+        checkpoint,
+        "--data",
+        folder / "data",
+        "--only",
+        "performance",
+        "--out",
+        folder / "run",
+    ]
+    assert main([str(word) for word in words]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def baseline(run: Path) -> Path:
+    assert main(["baseline", str(run)]) == 0
+    return Path(f"{run}.baseline")
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the same kind, in a folder without labels."""
+    folder = tmp_path_factory.mktemp("later")
+    write_phantoms(PhantomSettings(n=80, seed=12), folder / "whole")
+    return unlabelled(sorted((folder / "whole").rglob("images/*.png")), folder / "new")
+
+
+def unlabelled(images: list[Path], folder: Path, change: Callable[[np.ndarray], np.ndarray] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    for image in images:
+        pixels = np.asarray(Image.open(image))
+        Image.fromarray(pixels if change is None else change(pixels)).save(folder / image.name)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image"], *([image.name] for image in images)])
+    return folder
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_images_of_the_same_kind_are_stable(baseline: Path, later: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = asked(capsys, "drift", baseline, later)
+    assert code == 0
+    assert out.startswith("Stable")
+    assert "fails, without a sign" in out  # the note of what is expected without labels
+
+
+def test_inverted_images_are_found_and_the_channel_is_named(
+    baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inverted = unlabelled(sorted(later.glob("*.png")), tmp_path / "inverted", lambda pixels: 255 - pixels)
+    code, out, _ = asked(capsys, "drift", baseline, inverted, "--json", "--prometheus", tmp_path / "xvision.prom")
+    assert code == 1
+    found = json.loads(out)
+    assert found["verdict"] == "drift"
+    assert "image: Mean grey value" in [row["name"] for row in found["channels"] if row["alarm"]]
+    assert sum(now for _, now in found["shares"].values()) == pytest.approx(1.0)
+    names = metrics_of((tmp_path / "xvision.prom").read_text())
+    assert names["xvision_drift_verdict"] == {
+        'verdict="stable"': 0.0,
+        'verdict="drift"': 1.0,
+        'verdict="not enough data"': 0.0,
+    }
+    assert names["xvision_drift_images"] == {"": 80.0}
+    assert len(names["xvision_drift_distance"]) == len(found["channels"])
+
+
+def metrics_of(text: str) -> dict[str, dict[str, float]]:
+    """Prometheus's text format, read strictly."""
+    found: dict[str, dict[str, float]] = {}
+    declared: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            declared.add(line.split()[2])
+        if line.startswith("#"):
+            continue
+        match = re.fullmatch(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)', line)
+        assert match, line
+        assert match[1] in declared
+        found.setdefault(match[1], {})[match[2] or ""] = float(match[3])
+    assert text.endswith("\n")
+    return found
+
+
+def test_the_order_of_the_files_changes_nothing(
+    baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = unlabelled(sorted(later.glob("*.png"), reverse=True), tmp_path / "turned")
+    first, second = (json.loads(asked(capsys, "drift", baseline, folder, "--json")[1]) for folder in (later, turned))
+    assert [row["p"] for row in first["channels"]] == [row["p"] for row in second["channels"]]
+
+
+def test_few_images_and_broken_ones_are_said(
+    baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = unlabelled(sorted(later.glob("*.png"))[:12], tmp_path / "few")
+    code, out, _ = asked(capsys, "drift", baseline, few)
+    assert code == 3
+    assert "12 images, 30 are needed" in out
+    some = unlabelled(sorted(later.glob("*.png")), tmp_path / "some")
+    victim = sorted(some.glob("*.png"))[3]
+    victim.write_bytes(victim.read_bytes()[:60])
+    code, out, _ = asked(capsys, "drift", baseline, some, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["images"] == 79
+    assert victim.name in found["unreadable"][0]
+
+
+def test_a_baseline_holds_no_names_and_is_read_as_written(baseline: Path, run: Path) -> None:
+    told = (baseline / "baseline.json").read_text()
+    assert "phantom-" not in told
+    with np.load(baseline / "reference.npz", allow_pickle=False) as arrays:
+        assert arrays["patients"].dtype.kind == "i"
+        assert len(arrays["values"]) == json.loads(told)["images"]
+    assert {each["name"] for each in json.loads(told)["promised"]} >= {"accuracy", "auroc"}
+
+
+def test_what_was_changed_or_half_written_is_refused(
+    baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, harm in (
+        ("reference.npz", lambda path: path.write_bytes(path.read_bytes()[:-5])),
+        ("baseline.json", lambda path: path.write_text(path.read_text().replace('"least": 0.1', '"least": 0.9'))),
+        ("checksums.txt", lambda path: path.unlink()),
+    ):
+        copy = shutil.copytree(baseline, tmp_path / name)
+        harm(copy / name)
+        code, _, error = asked(capsys, "drift", copy, later)
+        assert code == 2
+        assert error.strip().count("\n") == 0
+        assert "baseline" in error
+
+
+def test_another_model_changed_data_and_an_old_folder_are_refused(
+    run: Path, baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    save_model(preset("tiny-qwen3", seed=1), other)
+    code, _, error = asked(capsys, "drift", baseline, later, "--model", other)
+    assert code == 2
+    assert "is not the model of this baseline" in error
+    code, _, error = asked(capsys, "baseline", run)
+    assert code == 2
+    assert "exists already" in error
+    code, _, error = asked(capsys, "baseline", run, "--out", tmp_path / "b", "--alarms", "2")
+    assert code == 2
+    assert "found alarms 2.0" in error
+    assert not (tmp_path / "b").exists()
+    code, _, error = asked(capsys, "drift", tmp_path, later)
+    assert code == 2
+    assert "no complete baseline" in error
+    moved = shutil.copytree(run.parent / "data", tmp_path / "data")
+    told = json.loads((run / "run.json").read_text())
+    told["plan"]["data"]["path"] = str(moved)
+    image = next(iter(sorted(moved.rglob("images/*.png"))))
+    image.write_bytes(next(iter(sorted(moved.rglob("images/*.png"), reverse=True))).read_bytes())
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "run.json").write_text(json.dumps(told))
+    code, _, error = asked(capsys, "baseline", copy)
+    assert code == 2
+    assert "the data it names has changed" in error
+
+
+def test_without_embeddings_nothing_of_them_is_kept(run: Path, tmp_path: Path, later: Path) -> None:
+    assert main(["baseline", str(run), "--out", str(tmp_path / "b"), "--no-embeddings"]) == 0
+    with np.load(tmp_path / "b" / "reference.npz", allow_pickle=False) as arrays:
+        assert "directions" not in arrays
+    assert "embedding" not in (tmp_path / "b" / "baseline.json").read_text()
+    assert main(["drift", str(tmp_path / "b"), str(later)]) == 0
