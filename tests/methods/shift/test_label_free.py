@@ -30,7 +30,7 @@ def by_name(found: tuple[Expected, ...]) -> dict[tuple[str, str], Estimate]:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.sampled_from([None, 1]), st.sampled_from([1, 5, 8]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_reference_gets_its_own_accuracy_exactly(seed: int, count: int, positive: int | None, digits: int) -> None:
     """Ties and a threshold that is not one half included."""
     answered = drawn(seed, count, threshold=0.3, separation=1.0)

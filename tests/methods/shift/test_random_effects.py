@@ -54,7 +54,7 @@ def test_places_more_alike_than_chance_do_not_narrow_the_interval() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.01, 2)), min_size=2, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_interval_of_the_spread_is_where_q_has_its_quantiles(pairs: list[tuple[float, float]]) -> None:
     values, variances = (np.array(part) for part in zip(*pairs, strict=True))
     found = random_effects(Effects(values, variances))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xvision import images, text
-from xvision.analyses.domain_shift.part import SIGNIFICANT, Part, shares_of_classes, worded
+from xvision.analyses.domain_shift.part import SIGNIFICANT, Part, shares_of_classes, spoken_p, worded
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Forest, Images, Mark, Reference, Table
 from xvision.engine import Batch, Rows
@@ -270,16 +270,12 @@ def _said(rows: list[_Row], adjusted: list[float | None], reference: Audit, coun
         size = (
             f", AUROC {text.number(row.auroc.value)}" if row.auroc is not None and row.auroc.value is not None else ""
         )
-        seen.append(f"{place} ({row.what}{size}, p {_p(p_value)})")
+        seen.append(f"{place} ({row.what}{size}, p {spoken_p(p_value)})")
     head = f"Against {reference.called} ({text.plural(counts[0], 'patient')}), "
     said = f"a shift is seen in {text.listing(seen)}" if seen else "no shift is seen"
     rest = f", none in {text.listing(unseen)}" if seen and unseen else f" in {text.listing(unseen)}" if unseen else ""
     missing = [place for place in dict.fromkeys(row.place for row in rows) if place not in _places(rows)]
     return head + said + rest + (f"; {text.listing(missing)} could not be compared." if missing else ".")
-
-
-def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else text.number(value)
 
 
 def _caveats(audit: Audit, reference: Audit, rows: list[_Row], shown: _Samples) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xvision import text
-from xvision.analyses.domain_shift.part import Part, name_of, shares_of_classes, where_of, worded
+from xvision.analyses.domain_shift.part import SIGNIFICANT, Part, name_of, shares_of_classes, spoken_p, where_of, worded
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Forest, Mark, Table
 from xvision.methods.intervals import Estimate, not_estimable
@@ -103,7 +103,12 @@ def _said(every: Together, column: str, name: str) -> str:
     title = f"{text.label(name)} by {column}"
     if every.spread is None:
         return f"{title}: {every.pooled.reason}."
-    return f"{title}: {worded(every.pooled)} over all levels, lowest {every.worst_level} with {worded(every.worst)}."
+    count, p_value = every.spread.places, every.spread.p_value
+    mean = f"{worded(every.pooled)} over {count} levels, " if count > 2 else ""
+    found = "differ by more than chance" if p_value <= SIGNIFICANT else "do not differ by more than chance"
+    return (
+        f"{title}: {mean}lowest {every.worst_level} with {worded(every.worst)}; levels {found} (p {spoken_p(p_value)})."
+    )
 
 
 def _judged(audit: Audit) -> Judged:

@@ -47,3 +47,8 @@ def name_of(audit: Audit, key: Key) -> str:
 def worded(estimate: Estimate) -> str:
     """An estimate in words."""
     return text.value(estimate.value, estimate.low, estimate.high, reason=estimate.reason)
+
+
+def spoken_p(value: float) -> str:
+    """A p-value in words."""
+    return "below 0.001" if value < 0.001 else text.number(value)
