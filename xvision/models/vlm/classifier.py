@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -21,9 +23,9 @@ from xvision.models.loading import DAMAGE, check_model_type, load_weights, reaso
 from xvision.models.preprocessing import Preprocessing
 from xvision.models.protocols import Access, InputSpec
 from xvision.models.vlm.families import ImageFamily, family_of, image_token_count, preprocessing_for
-from xvision.models.vlm.prompts import read_question
+from xvision.models.vlm.prompts import Question, check_labels, read_question
 from xvision.models.vlm.scoring import normalise, score_naive, score_shared, unpadded
-from xvision.models.vlm.text import Asked, ask, read_text_side, refuse_openings
+from xvision.models.vlm.text import Asked, TextSide, ask, read_text_side, refuse_openings
 
 TOLERANCE = 1e-3
 """Largest difference of log-probabilities, shared against naive, at load: rounding stays far below, wrong masks above."""
@@ -49,12 +51,13 @@ class VlmClassifier(ModuleClassifier):
 
     def __init__(
         self, module: PreTrainedModel, preprocessing: Preprocessing, family: ImageFamily, asked: Asked,
-        plan: PromptPlan, *, source: str, loading: Loading, notes: tuple[str, ...] = (),
+        plan: PromptPlan, *, side: TextSide, source: str, loading: Loading, notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.module = module.float().eval().requires_grad_(False)
         self.preprocessing, self.family, self.asked, self.plan = preprocessing, family, asked, plan
         self.classes = tuple(plan.labels)
         self.access: Access = loading.access
+        self._side = side
         self._source, self._loading, self._notes = source, loading, notes
         self._prior = self._without_content() if plan.normalise == "pmi" else None
 
@@ -118,6 +121,24 @@ class VlmClassifier(ModuleClassifier):
         twin._prior = twin._without_content() if self.plan.normalise == "pmi" else None
         return twin
 
+    def with_question(self, question: Question, labels: Mapping[str, str]) -> Self:
+        """The same weights asked otherwise, with other words for the same classes; scored as the plan says.
+
+        Raises ConfigError for other classes, and for a question or words that this model cannot be asked.
+        """
+        if tuple(labels) != self.classes:
+            raise ConfigError(
+                f"found words for {list(labels)}: give some for each of {list(self.classes)}, in this order."
+            )
+        check_labels(labels)
+        count, folder = self.asked.tokens.count(self.family.image), Path(self._source)
+        asked = _asked(self._side, question, replace(self.plan, labels=labels), self.family, count, folder)
+        _check_context(folder, self.module, asked)
+        twin = copy(self)
+        twin.asked, twin.plan = asked, replace(self.plan, labels=labels, template=question.name)
+        twin._prior = twin._without_content() if self.plan.normalise == "pmi" else None
+        return twin
+
     @property
     def _lengths(self) -> list[int]:
         return [len(tail) for tail in self.asked.tails]
@@ -151,15 +172,30 @@ def load_vlm(folder: Path, prompt: PromptPlan, device: torch.device, *, source: 
     preprocessing = preprocessing_for(folder, module.config)
     module = module.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]  # its decorator hides the signature
     count = _image_tokens(folder, module, family, preprocessing)
-    asked = ask(side, question, prompt.labels, family, count, folder)
-    if prompt.normalise == "sum":
-        refuse_openings(prompt.labels, asked.tails)
+    asked = _asked(side, question, prompt, family, count, folder)
     _check_context(folder, module, asked)
     loading = _check(folder, module, preprocessing, family, asked)
     notes = (f"{len(unused)} weights of the folder are not part of the model",) if unused else ()
     return VlmClassifier(
-        module, preprocessing, family, asked, prompt, source=source or str(folder), loading=loading, notes=notes
+        module,
+        preprocessing,
+        family,
+        asked,
+        prompt,
+        side=side,
+        source=source or str(folder),
+        loading=loading,
+        notes=notes,
     )
+
+
+def _asked(
+    side: TextSide, question: Question, plan: PromptPlan, family: ImageFamily, count: int, folder: Path
+) -> Asked:
+    asked = ask(side, question, plan.labels, family, count, folder)
+    if plan.normalise == "sum":
+        refuse_openings(plan.labels, asked.tails)
+    return asked
 
 
 def content_free(preprocessing: Preprocessing) -> torch.Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Formatter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 from xvision import codec
 from xvision.config import PromptPlan, read_toml
 from xvision.errors import ConfigError, nearest
+from xvision.models.protocols import Classifier
 
 PLACEHOLDERS = {"options": "all label words, in order", "finding": "the second of two classes"}
 """What a template may leave open."""
@@ -34,6 +35,19 @@ class Question(NamedTuple):
     name: str
     text: str
     answer: str
+
+
+class AskedClassifier(Classifier, Protocol):
+    """A classifier that is asked a question and answers with one of the label words."""
+
+    @property
+    def plan(self) -> PromptPlan: ...
+
+    def with_question(self, question: Question, labels: Mapping[str, str]) -> Self:
+        """The same model asked otherwise; labels: each of its classes, in their order, to the words that stand for it now.
+
+        Raises ConfigError for a question or words that cannot be asked.
+        """
 
 
 def known_templates() -> tuple[str, ...]:
@@ -60,21 +74,31 @@ def read_template(name: str) -> PromptTemplate:
 
 def read_question(plan: PromptPlan) -> Question:
     """What the plan asks; raises ConfigError for labels, template or temperature that cannot be used."""
-    _check_labels(plan)
+    check_labels(plan.labels)
     if not 0 < plan.temperature < float("inf"):
         raise ConfigError(f"prompt.temperature is {plan.temperature}: give a number above 0.")
-    template = read_template(plan.template)
-    text, answer = (_filled(template, part, plan.labels).strip() for part in (template.text, template.answer))
+    return fill(read_template(plan.template), plan.labels)
+
+
+def fill(template: PromptTemplate, labels: Mapping[str, str], listed: Sequence[str] = ()) -> Question:
+    """The template as a question. listed: the classes in the order in which {options} names them, else that of the labels."""
+    text, answer = (_filled(template, part, labels, listed).strip() for part in (template.text, template.answer))
     return Question(template.name, text, answer)
 
 
-def _check_labels(plan: PromptPlan) -> None:
-    if len(plan.labels) < 2:
+def placeholders(template: PromptTemplate) -> set[str]:
+    """What the template leaves open."""
+    return {name for text in (template.text, template.answer) for _, name, _, _ in Formatter().parse(text) if name}
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """ConfigError for fewer than two classes, or one without words."""
+    if len(labels) < 2:
         raise ConfigError(
-            f"prompt.labels names {len(plan.labels)} classes: write the words that stand for each of at least two, "
+            f"prompt.labels names {len(labels)} classes: write the words that stand for each of at least two, "
             'e.g. labels = { normal = "no", pneumonia = "yes" }.'
         )
-    for name, words in plan.labels.items():
+    for name, words in labels.items():
         if not words.strip():
             raise ConfigError(f"prompt.labels.{name} is empty: write the words that stand for this class.")
 
@@ -90,14 +114,14 @@ def _check_placeholders(path: Path, text: str) -> None:
             raise ConfigError(f"{path}: the placeholder {{{name}}} is unknown. Placeholders: {known}.")
 
 
-def _filled(template: PromptTemplate, text: str, labels: Mapping[str, str]) -> str:
-    asked = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-    if "finding" in asked and len(labels) != 2:
+def _filled(template: PromptTemplate, text: str, labels: Mapping[str, str], listed: Sequence[str]) -> str:
+    if "finding" in placeholders(template) and len(labels) != 2:
         raise ConfigError(
             f"The template {template.name!r} asks for one {{finding}} but prompt.labels names {len(labels)} classes: "
             "use a template with {options}, such as 'finding'."
         )
-    return text.format(options=_listed([words.strip() for words in labels.values()]), finding=list(labels)[-1])
+    options = _listed([labels[name].strip() for name in listed or labels])
+    return text.format(options=options, finding=list(labels)[-1])
 
 
 def _listed(words: list[str]) -> str:
