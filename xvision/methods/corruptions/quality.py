@@ -49,7 +49,11 @@ def ssim(clean: torch.Tensor, corrupted: torch.Tensor) -> np.ndarray:
 
 
 def _windowed(images: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(images, _WINDOW, stride=1)
+    """Means over the windows, by running sums: the time does not grow with the window."""
+    down = F.pad(images.cumsum(dim=2), (0, 0, 1, 0))
+    rows = down[:, :, _WINDOW:] - down[:, :, :-_WINDOW]
+    across = F.pad(rows.cumsum(dim=3), (1, 0))
+    return (across[..., _WINDOW:] - across[..., :-_WINDOW]) / _WINDOW**2
 
 
 def _require_same_shape(clean: torch.Tensor, corrupted: torch.Tensor) -> None:
