@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skimage.measure import label
 
 from tests.methods.corruptions import colour_laws as laws
-from xvision.methods.corruptions import skin
+from xvision.methods.corruptions import drawing, skin
 
 KINDS = laws.kinds_by_name(skin.KINDS)
 NEUTRAL = {"hair": 0, "ruler": 0.0, "ink": 0.0, "gel_bubbles": 0, "vignette": 0.0, "black_corner": 4.0}
@@ -104,6 +104,22 @@ def test_hairs_are_dark_thin_and_as_many_as_stated() -> None:
     few, many = (KINDS["hair"].apply(laws.flat(SKIN, side, side), count, [3])[0] for count in (6, 16))
     assert bool((many <= few + 1e-6).all())
     assert float((many < few - 0.1).float().sum()) > 0.0
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.25, 0.6])
+def test_a_stroke_runs_from_its_start_over_its_bend_to_its_end(turn: float) -> None:
+    start, length, bend = np.array([110.0, 112.0]), 80.0, 0.25
+    across, down = math.cos(2.0 * math.pi * turn), math.sin(2.0 * math.pi * turn)
+    shape = (torch.tensor(start)[None, None], torch.tensor([[turn]]), torch.tensor([[length]]), torch.tensor([[bend]]))
+    cover = drawing.strokes(torch.zeros(1, 1, 224, 224), *shape, 4.0)[0, 0]
+    for along, aside in ((0.0, 0.0), (0.25, 0.75 * bend), (0.5, bend), (1.0, 0.0)):
+        row, column = start + length * (along * np.array([down, across]) + aside * np.array([across, -down]))
+        assert float(cover[int(row), int(column)]) > 0.9
+    row, column = start + 0.5 * length * np.array([down, across])
+    assert float(cover[int(row), int(column)]) == 0.0
+    u = np.linspace(0.0, 1.0, 2001)
+    arc = length * np.hypot(np.diff(u), np.diff(4.0 * bend * u * (1.0 - u))).sum()
+    assert float(cover.sum()) == pytest.approx(4.0 * arc + math.pi * 4.0, rel=0.03)
 
 
 def test_hairs_scale_with_the_image() -> None:
