@@ -47,6 +47,7 @@ criteria = "criteria.toml"
 path = "{data}"
 groups = ["sex", "age_band"]
 acquisition = ["site", "scanner"]
+modality = "xray"
 
 [decision]
 positive = "lesion"
@@ -74,6 +75,18 @@ combinations = 20
 
 [analysis.repeatability]
 cases = 60
+
+[analysis.corruption]
+cases = 60
+resamples = 200
+agreed_accuracy = 0.8
+
+[analysis.selective]
+agreed_risk = 0.05
+
+[analysis.image_reliance]
+cases = 120
+resamples = 200
 
 [analysis.attribution]
 cases = 48
