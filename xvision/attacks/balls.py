@@ -73,7 +73,8 @@ def steepest(
     flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
     room = torch.where(flat > 0, ceiling, -floor)
     if norm == "l2":
-        found = _scaled(flat, floor, ceiling, most, largest=torch.finfo(flat.dtype).max)
+        free = flat * (room > 0)  # what cannot move at all is not found out one round later
+        found = _scaled(free, floor, ceiling, most, largest=torch.finfo(flat.dtype).max)
     elif norm == "l1":
         found = _spent(flat.abs(), room, most) * flat.sign()
     else:
