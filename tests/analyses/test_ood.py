@@ -112,7 +112,8 @@ def test_a_model_that_always_says_the_same_notices_nothing() -> None:
         assert one(result, "confident_share", name).value == 1.0
         assert one(result, "decision_share", name, **{"class": "lesion"}).value == 1.0
     assert one(result, "mean_confidence", "audited", "audited").value == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-6)
-    assert "the model still decides 1.000" in result.summary
+    assert "falls beyond chance on 0 of 7 sets, least on “black image” (change 0.000" in result.summary
+    assert "of the audited images, 1.000 (0.912 to 1.000) are decided at 0.9 or more." in result.summary
 
 
 def test_confidence_is_that_of_the_pictures_shown() -> None:
@@ -130,6 +131,9 @@ def test_confidence_is_that_of_the_pictures_shown() -> None:
         share = one(result, "confident_share", name)
         assert (share.value, share.low, share.high) == (float(sure >= 0.9),) * 3
         assert share.interval == "exact: one picture, one answer"
+    falls = {name for name in STAND_INS if (one(result, "confidence_change", name).high or 0) < 0}
+    assert falls == {"grey", "noise"}  # both near the brightness at which the model is least sure
+    assert "falls beyond chance on 2 of 7 sets" in result.summary
     shuffled = of_set(result, "patch_shuffled")
     expected = (shuffled["confidence"] >= 0.9).mean()
     assert one(result, "confident_share", "patch_shuffled").value == pytest.approx(expected)

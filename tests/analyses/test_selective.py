@@ -103,7 +103,10 @@ def test_a_shift_breaks_the_agreed_risk_and_is_called_so() -> None:
     shifted = np.where((halves(6000) == "test") & (np.arange(6000) % 4 == 0), 1 - labels, labels)
     result = run(scored(probabilities, shifted, halves(6000)), agreed_risk=0.1)
     assert "above the agreed 0.1." in result.summary
-    small = run(scored(probabilities, labels, np.where(np.arange(6000) < 5960, "validation", "test")), agreed_risk=0.1)
+    few = (np.arange(6000) >= 5120) & (np.arange(6000) < 5160)
+    small = run(scored(probabilities, labels, np.where(few, "test", "validation")), agreed_risk=0.1)
+    risk = one(small, "selective_risk", rule="agreed risk 0.1")
+    assert (risk.value or 1) < 0.1 < (risk.high or 0)  # within, but not for certain
     assert "not decided whether within the agreed 0.1." in small.summary
 
 
@@ -160,6 +163,11 @@ def test_a_group_that_abstention_harms_is_named() -> None:
     assert "97.5 % each so that 2 hold together" in change.interval
     assert "Abstention raises the error rate of site B by" in result.summary
     assert (one(result, "risk_change", site="A", rule="surest 80 %").high or 1) < 0
+    chance = np.where(np.random.default_rng(8).random(CASES) < 0.2, 1 - decided, decided)  # confidence says nothing
+    result = run(scored(probabilities, chance, halves(CASES), columns={"site": site}))
+    change = one(result, "risk_change", site="B", rule="surest 80 %")
+    assert (change.low or 1) < 0 < (change.high or 0)
+    assert "Abstention raises" not in result.summary
 
 
 def test_the_order_of_the_cases_changes_nothing() -> None:

@@ -153,12 +153,7 @@ def summary(found: Judged, figures: Figures) -> str:
     known = [each for each in found.sets if len(each.ids)]
     if not known:
         return "The model gives no finite number for any image that it was not made for."
-    surest = max(known, key=lambda each: (figures.of(each, "confident_share").value or 0.0, each.sureness.mean()))
-    share, usual = (spoken(figures.of(each, "confident_share")) for each in (surest, found.clean))
-    said = [
-        f"Shown “{surest.title}”, the model still decides {share} of the images at a probability of at least {SURE:g}; of "
-        f"the audited images {usual}."
-    ]
+    said = [_falls(found, figures, known)]
     near = [each for each in known if each.kind == "near"]
     hidden = min(near or known, key=lambda each: figures.of(each, "auroc", "msp").value or 0.0)
     what = "Of the near sets" if near else "Of all sets"
@@ -173,6 +168,23 @@ def summary(found: Judged, figures: Figures) -> str:
             f"Of the other scores, {TITLES[best]} does best there: {spoken(figures.of(hidden, 'auroc', best))}."
         )
     return " ".join(said)
+
+
+def _falls(found: Judged, figures: Figures, known: list[ImageSet]) -> str:
+    """Where confidence falls, and the set on which it does so least."""
+    changes = {each.key: figures.of(each, "confidence_change") for each in known}
+    lower = sum(item.high is not None and item.high < 0 for item in changes.values())
+    least = max(known, key=lambda each: changes[each.key].value or 0.0)
+    share, usual = (figures.of(each, "confident_share") for each in (least, found.clean))
+    there = (
+        f"it is decided at a probability of {text.number(float(least.sureness[0]))}"
+        if least.fixed
+        else f"{spoken(share)} are decided at {SURE:g} or more"
+    )
+    return (
+        f"Confidence falls beyond chance on {lower} of {text.plural(len(known), 'set')}, least on “{least.title}” (change "
+        f"{spoken(changes[least.key])}): {there}; of the audited images, {spoken(usual)} are decided at {SURE:g} or more."
+    )
 
 
 def caveats(found: Judged) -> tuple[str, ...]:
