@@ -147,6 +147,7 @@ def test_planted_copies_are_found_where_they_are(planted: tuple[Made, Result]) -
     assert found(result, "repeated_images", by="hash", among="other label").value == 2
     rows = table(result, "Images that are nearly the same").rows
     pairs = {tuple(sorted(row[:2])) for row in rows if row[6] == "hash"}
+    assert len(pairs) == sum(row[6] == "hash" for row in rows)
     names = data.table.index
     assert pairs == {
         tuple(sorted((ids[0], names[data.of("train")[5]]))),

@@ -18,6 +18,7 @@ def test_each_fault_is_named_and_good_images_have_none() -> None:
     images[3] = 0.0
     images[3, :, 5:10, 6:12] = rng.random((1, 5, 6))
     images[4, :, :2] = 0.0
+    images[4, :, 9:12] = 0.0  # a flat band inside is no border
     facts = image_facts(torch.from_numpy(images))
     assert faults(facts).tolist() == ["", "constant", "almost uniform", "mostly border", ""]
     assert facts.content == pytest.approx([1.0, 0.0, 1.0, 5 / 20 * 6 / 30, 18 / 20])

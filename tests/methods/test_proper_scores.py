@@ -80,6 +80,14 @@ def test_intervals_of_the_parts_cover() -> None:
     assert (np.mean(inside, axis=0) > 0.88).all()
 
 
+def test_noise_that_resampling_adds_is_taken_from_the_interval() -> None:
+    # Resampling 100 cases in 15 bins adds as much noise again: unshifted, the whole interval would lie above the value.
+    rng = np.random.default_rng(0)
+    found = brier_part_estimates(*calibrated(rng, 100), rng=rng)
+    for part in (found.reliability, found.resolution):
+        assert (part.low or 0.0) < 0.8 * (part.value or 0.0)
+
+
 def test_parts_without_cases_patients_or_both_outcomes_say_so() -> None:
     rng, nothing = np.random.default_rng(0), np.array([])
     assert brier_parts(nothing, nothing) is None
