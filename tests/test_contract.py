@@ -14,6 +14,8 @@ import pytest
 
 import xvision
 from tests.evidence import CURVE, evidence
+from tests.models.test_llm_bound import adapted
+from tests.models.test_llm_text import TEXTS, reader
 from xvision import charts, codec
 from xvision.audit import Audit
 from xvision.data.dataset import AuditDataset
@@ -64,8 +66,19 @@ def small(analysis: Analysis) -> dict[str, object]:
 
 
 def run(analysis: Analysis, subject: Audit) -> Result:
+    if analysis.need == "words":
+        subject = reading(subject)
     subject.task = analysis.name
     return analysis(subject, small(analysis))
+
+
+def reading(subject: Audit) -> Audit:
+    """The same audit of a model that reads a text beside each image."""
+    table = subject.everything.table
+    texts = [TEXTS[place % len(TEXTS)] for place in range(len(table))]
+    return replace(
+        subject, model=adapted(reader()), everything=replace(subject.everything, table=table.assign(text=texts))
+    )
 
 
 def as_data(result: Result) -> object:
@@ -172,7 +185,7 @@ def test_a_model_that_cannot_gives_a_reason(name: str, model: Classifier, data: 
 
     found = analyses()[name]
     subject = replace(audit(model, data), model=Opaque())
-    if found.need in {"gradients", "attention", "embeddings"}:
+    if found.need in {"gradients", "attention", "embeddings", "words"}:
         assert "Opaque" in (subject.can(found.need) or "")
     else:
         assert subject.can(found.need) is None
@@ -187,8 +200,11 @@ def test_a_model_with_three_classes_is_audited(name: str, data: AuditDataset, tm
     save_model(preset("tiny-bert", classes=("a", "lesion", "normal"), seed=1), tmp_path / "three")
     three = xvision.load_model(tmp_path / "three", device="cpu")
     write_evaluation(tmp_path / "three", evidence(three.fingerprint))
-    result = run(analyses()[name], replace(audit(three, data), decision=Decision()))
-    assert result.metrics
+    subject = replace(audit(three, data), decision=Decision())
+    if analyses()[name].need == "words":
+        assert "reads no words" in (subject.can("words") or "")
+        return
+    assert run(analyses()[name], subject).metrics
 
 
 def test_options_are_checked_by_name_and_type() -> None:

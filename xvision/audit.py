@@ -277,6 +277,8 @@ class Audit:
             return f"{name} has no attention weights that map to image patches"
         if need == "embeddings" and not hasattr(kind, "embed"):
             return f"{name} has no embeddings that can be read"
+        if need == "words" and not hasattr(kind, "with_question") and not getattr(self.model, "takes_text", False):
+            return f"{name} reads no words: its classification head sees the image alone"
         return None
 
 

@@ -21,7 +21,7 @@ from xvision.result import PILLARS, Result
 if TYPE_CHECKING:
     from xvision.audit import Audit
 
-Need = Literal["scores", "pixels", "gradients", "attention", "embeddings"]
+Need = Literal["scores", "pixels", "gradients", "attention", "embeddings", "words"]
 AnalysisFunction = Callable[..., Result]
 
 

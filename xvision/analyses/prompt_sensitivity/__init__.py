@@ -34,7 +34,7 @@ _NO_WRITING = (
 @analysis(
     "Prompt sensitivity",
     pillar="Shift",
-    need="pixels",
+    need="words",
     passes="2 forward for each wording, of which there are about 15",
 )
 def prompt_sensitivity(

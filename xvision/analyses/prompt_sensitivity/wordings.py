@@ -81,10 +81,6 @@ def wordings(
     if hasattr(type(audit.model), "with_question"):
         return _questions(audit, len(positions), templates, synonyms)
     name = audit.model.description.get("architecture", "this model")
-    if not getattr(audit.model, "takes_text", False):
-        raise NotApplicable(
-            f"{name} reads no question: its classification head sees the image alone, whatever the words"
-        )
     ids = [str(case) for case in audit.ids[positions]]
     table = audit.data.table
     own = {case: str(table.at[case, "text"]) for case in ids} if "text" in table.columns else {}
