@@ -108,9 +108,13 @@ def _patients(audit: Audit) -> Iterator[Metric]:
 
 
 def _table(audit: Audit, found: Mapping[str, Found]) -> pd.DataFrame:
-    """One row per audited case, the most doubted first. suspect: by how many of the two ways."""
+    """One row per audited case, the most doubted first. suspect: by how many of the two ways.
+
+    suggested: the most probable other class by the scores, else by the embeddings; "" where both prefer the given one.
+    """
     names = [audit.classes[code] for code in audit.labels]
     table = pd.DataFrame({"id": audit.ids, "label": names, "suspect": 0, "suggested": ""})
+    suggested = [""] * len(names)
     for by, issues in found.items():
         table[f"self_confidence_{by}"] = np.nan
         if isinstance(issues, str):
@@ -118,9 +122,11 @@ def _table(audit: Audit, found: Mapping[str, Found]) -> pd.DataFrame:
         ranked, places = issues
         table.loc[places, f"self_confidence_{by}"] = ranked.self_confidence
         table.loc[places, "suspect"] += ranked.suspect.astype(int)
-        told = [audit.classes[code] for code in ranked.suggested]
-        rows = places[ranked.suspect]
-        table.loc[rows, "suggested"] = np.asarray(told, dtype=object)[ranked.suspect]
+        for place in range(len(places)):
+            told, row = audit.classes[ranked.suggested[place]], places[place]
+            if not suggested[row] and told != names[row]:
+                suggested[row] = told
+    table["suggested"] = suggested
     belief = table[["self_confidence_scores", "self_confidence_embeddings"]].mean(axis=1)
     order = np.lexsort((table["id"], belief, -table["suspect"]))
     return table.iloc[order].reset_index(drop=True)
