@@ -199,6 +199,11 @@ def test_calipers_are_two_crosses_and_nine_dots_between_them(seed: int) -> None:
     assert all(arm - 0.01 <= box.stop - box.start <= arm + 2.0 for box in upper)
 
 
+def test_small_calipers_are_eleven_marks_apart() -> None:
+    ink = applied("calipers", flat(0.0, 6, 250, 400), (1, 0.016), range(6))[:, 0]
+    assert [ndimage.label(case > 0.0, structure=np.ones((3, 3)))[1] for case in ink] == [11] * 6
+
+
 def test_two_pairs_of_calipers_have_twice_the_ink_and_are_white_on_any_image() -> None:
     one, two = (applied("calipers", flat(0.0, 20, 224, 224), (pairs, 0.05), range(20)).sum() for pairs in (1, 2))
     assert two / one == pytest.approx(2.0, abs=0.1)
