@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.analyses.subjects import SIDE, subject
 from xvision.audit import Audit, Outside
@@ -156,6 +156,9 @@ def test_every_score_is_judged_as_scikit_learn_does() -> None:
             found = one(result, "auroc", called, score=score)
             assert found.value == pytest.approx(roc_auc_score(truth, values))
             assert found.low is not None
+            out, kept = (one(result, name, called, score=score).value for name in ("aupr_out", "aupr_in"))
+            assert out == pytest.approx(average_precision_score(truth, values))
+            assert kept == pytest.approx(average_precision_score(1 - truth, -values))
             judged += 1
     assert judged == 56
     (heat,) = [chart for chart in result.charts if isinstance(chart, HeatMap)]
