@@ -18,6 +18,7 @@ from tests.benchmarks.adversarial_whole import trained
 from tests.benchmarks.explanations_models import images
 from tests.benchmarks.harness import Row, main, row
 from tests.benchmarks.shift_peers import missing, peer_rows
+from tests.benchmarks.shift_planted import planted_rows
 from xvision.methods.corruptions import CORRUPTIONS, corrupt, kinds_of
 from xvision.models.huggingface import adapt, preprocessing_of
 from xvision.models.llm.classifier import LlmImageClassifier
@@ -45,6 +46,7 @@ def measure(quick: bool) -> Iterator[Row]:
         if not quick:
             large = images(200, 1, 224)
             yield _grid(_larger(), large, [str(name) for name in range(200)], "images of 224 × 224 on its architecture")
+    yield from planted_rows()
     if missing() is None:
         yield from peer_rows()
 
