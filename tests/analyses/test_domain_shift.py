@@ -117,6 +117,7 @@ def test_another_mixture_is_called_a_shift_of_prevalence_and_is_recovered() -> N
     result = domain_shift(ill, **FAST)
     assert one(result, "shift_p", test="labels").value < 0.001
     assert one(result, "prevalence_difference").high < -0.2
+    assert one(result, "selection_rate_difference").high < -0.1
     truth = float((audit.labels == 1).mean())
     estimate = one(result, "estimated_prevalence")
     assert estimate.low < truth < estimate.high

@@ -90,6 +90,13 @@ def test_the_intervals_cover() -> None:
     assert np.all(np.abs(held / 150 - 0.95) < 0.054), held / 150
 
 
+def test_equal_places_leave_only_the_error_of_their_mean_to_a_new_one() -> None:
+    found = random_effects(Effects(np.full(4, 0.3), np.full(4, 0.04)))
+    assert found is not None
+    assert found.tau2_interval == (0.0, 0.0)
+    assert found.predicted == pytest.approx((0.3 - 3.182446 * 0.1, 0.3 + 3.182446 * 0.1), abs=0.02)
+
+
 def test_too_few_places_have_no_mean_and_two_predict_none() -> None:
     assert random_effects(Effects(np.array([0.2]), np.array([0.1]))) is None
     two = random_effects(Effects(np.array([0.2, 0.4]), np.array([0.1, 0.1])))

@@ -182,6 +182,14 @@ def test_the_standardised_difference_and_its_interval() -> None:
     assert held / 400 == pytest.approx(0.95, abs=0.035)
 
 
+def test_the_interval_of_a_large_difference_allows_for_the_spread() -> None:
+    """For two normals d standard deviations apart, n of each: variance 2/n + d²/(4n)."""
+    rng = np.random.default_rng(13)
+    found = standardised_difference(sets(rng.normal(size=20_000), rng.normal(3, 1, 20_000)))
+    variance = 2 / 20_000 + 9 / 80_000
+    assert (found.high - found.low) / 2 == pytest.approx(1.959964 * np.sqrt(variance), rel=0.02)
+
+
 def test_what_cannot_be_compared_says_why() -> None:
     rng = np.random.default_rng(12)
     alone, same = sets(np.ones((3, 2)), np.ones((3, 2)), images=3), sets(np.ones((9, 2)), np.ones((9, 2)))

@@ -15,7 +15,7 @@ from scipy.stats import chi2
 from xvision.errors import DataError
 from xvision.methods.intervals import Estimate, quantile_of
 
-_NODES = 40
+_SPREADS, _ERRORS = 30, 100
 """Points at which the spread between places, and the error of their mean, are looked at for a prediction."""
 
 
@@ -105,13 +105,13 @@ def _trusted(values: np.ndarray, variances: np.ndarray, shares: np.ndarray) -> n
 
 def _predicted(values: np.ndarray, variances: np.ndarray, level: float) -> tuple[float, float]:
     """Quantiles of a new place: over spreads by their trust, over the error of the mean, over places."""
-    shares = (np.arange(_NODES) + 0.5) / _NODES
-    tau2 = _trusted(values, variances, shares)
+    trust, chance = ((np.arange(points) + 0.5) / points for points in (_SPREADS, _ERRORS))
+    tau2 = _trusted(values, variances, trust)
     weights = 1 / (variances + tau2[:, None])
     means = weights @ values / weights.sum(axis=1)
     scale = _q(tau2, values, variances) / (len(values) - 1)
     errors = np.sqrt(np.maximum(scale, 1.0) / weights.sum(axis=1))
-    centres = means[:, None] + stdtrit(len(values) - 1, shares) * errors[:, None]
+    centres = means[:, None] + stdtrit(len(values) - 1, chance) * errors[:, None]
     spreads = np.sqrt(np.maximum(tau2, 1e-12))[:, None]
     reach = np.full(2, np.abs(centres).max() + 10 * spreads.max())
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
@@ -125,7 +125,7 @@ def _predicted(values: np.ndarray, variances: np.ndarray, level: float) -> tuple
 
 def _bisected(above: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where ``above`` (any,) turns true between ``low`` and ``high`` (any,)."""
-    for _ in range(60):
+    for _ in range(45):
         middle = (low + high) / 2
         over = above(middle)
         low, high = np.where(over, low, middle), np.where(over, middle, high)
