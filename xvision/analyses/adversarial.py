@@ -87,6 +87,10 @@ def adversarial(
         },
         width=audit.engine.part,
     )  # fmt: skip
+    return _result(audit, plan)
+
+
+def _result(audit: Audit, plan: AttackPlan) -> Result:
     found = [
         _Norm(audit, each, examined_norm(audit, plan, each).verdict)
         for each in (attacked(audit, plan, norm) for norm in plan.epsilons)

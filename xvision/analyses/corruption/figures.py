@@ -91,7 +91,7 @@ class Figures:
         yield metric("accuracy_under_corruption", mean, better="higher")
         if reference_run:
             reference = _reference(reference_run, [self.names[kind] for kind in self.judged])
-            for name, relative in (("mce", False), ("relative_mce", True)):
+            for name, relative in (("mean_corruption_error", False), ("relative_mean_corruption_error", True)):
                 found = self.grid.corruption_error(
                     self.judged, reference, relative=relative, resamples=self.resamples, rng=draws
                 )
