@@ -8,8 +8,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import hsv2rgb, rgb2hsv
 
@@ -18,10 +16,6 @@ from xvision.errors import ConfigError
 from xvision.methods.corruptions import MODALITIES, colour, corrupt, fundus, kinds_of, natural, skin, stain
 
 KINDS = laws.kinds_by_name(colour.KINDS)
-NEUTRAL = {
-    "saturation_down": 1.0, "saturation_up": (1.0, 0.0), "hue": 0.0,
-    "warm_light": colour.REFERENCE_KELVIN, "cold_light": colour.REFERENCE_KELVIN, "white_balance": 0.0,
-}  # fmt: skip
 
 
 def random_colours(count: int = 4096) -> torch.Tensor:
@@ -35,29 +29,6 @@ def rows(pixels: torch.Tensor) -> np.ndarray:
 
 def linear(stored: np.ndarray) -> np.ndarray:
     return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_neutral_value_leaves_the_image(name: str) -> None:
-    laws.assert_neutral(KINDS[name], NEUTRAL[name])
-
-
-@pytest.mark.parametrize("side", [28, 64])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_change_rises_with_severity(name: str, side: int) -> None:
-    laws.assert_change_rises(KINDS[name], side)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_case_stands_alone(name: str) -> None:
-    laws.assert_case_stands_alone(KINDS[name])
-    assert laws.draws_at_random(KINDS[name]) == (name in {"hue", "white_balance"})
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from(sorted(KINDS)), st.integers(28, 70), st.integers(28, 70), st.integers(1, 5))
-def test_any_shape(name: str, height: int, width: int, severity: int) -> None:
-    laws.assert_any_shape(KINDS[name], height, width, 3, severity)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from skimage.measure import label
 
 from tests.methods.corruptions import colour_laws as laws
@@ -16,34 +14,7 @@ from xvision.methods.corruptions import fundus
 from xvision.methods.filters import gaussian_blur
 
 KINDS = laws.kinds_by_name(fundus.KINDS)
-NEUTRAL = {"uneven_illumination": 0.0, "lens_flare": 0.0, "cataract_haze": (0.0, 0.0), "eyelid": 0.0, "eyelashes": 0}
 RETINA = (0.8, 0.4, 0.25)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_neutral_value_leaves_the_image(name: str, channels: int) -> None:
-    laws.assert_neutral(KINDS[name], NEUTRAL[name], channels)
-
-
-@pytest.mark.parametrize("side", [28, 64])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_change_rises_with_severity(name: str, side: int) -> None:
-    laws.assert_change_rises(KINDS[name], side)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_case_stands_alone(name: str) -> None:
-    laws.assert_case_stands_alone(KINDS[name])
-    assert laws.draws_at_random(KINDS[name]) == (name != "cataract_haze")
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.sampled_from(sorted(KINDS)), st.integers(28, 70), st.integers(28, 70), st.sampled_from((1, 3)), st.integers(1, 5)
-)
-def test_any_shape(name: str, height: int, width: int, channels: int, severity: int) -> None:
-    laws.assert_any_shape(KINDS[name], height, width, channels, severity)
 
 
 @pytest.mark.parametrize("loss", [0.2, 0.8])

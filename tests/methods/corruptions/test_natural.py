@@ -13,35 +13,6 @@ from xvision.methods.corruptions import drawing, natural
 from xvision.methods.filters import gaussian_blur
 
 KINDS = laws.kinds_by_name(natural.KINDS)
-NEUTRAL = {
-    "fog": 0.0, "frost": 0.0, "snow": (-9.0, 3.0, 8.0, 1.0), "spatter": 0.0, "zoom_blur": (1.0, 0.01), "glass_blur": (0.0, 0.0, 2),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_neutral_value_leaves_the_image(name: str, channels: int) -> None:
-    laws.assert_neutral(KINDS[name], NEUTRAL[name], channels)
-
-
-@pytest.mark.parametrize("side", [28, 64])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_change_rises_with_severity(name: str, side: int) -> None:
-    laws.assert_change_rises(KINDS[name], side)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_case_stands_alone(name: str) -> None:
-    laws.assert_case_stands_alone(KINDS[name])
-    assert laws.draws_at_random(KINDS[name]) == (name != "zoom_blur")
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.sampled_from(sorted(KINDS)), st.integers(28, 70), st.integers(28, 70), st.sampled_from((1, 3)), st.integers(1, 5)
-)
-def test_any_shape(name: str, height: int, width: int, channels: int, severity: int) -> None:
-    laws.assert_any_shape(KINDS[name], height, width, channels, severity)
 
 
 @settings(max_examples=15, deadline=None)

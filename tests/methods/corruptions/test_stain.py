@@ -18,9 +18,6 @@ from xvision.methods.corruptions import stain
 from xvision.methods.filters import gaussian_blur
 
 KINDS = laws.kinds_by_name(stain.KINDS)
-NEUTRAL = {
-    "stain_shift": (0.0, 0.0), "stain_deposit": 0, "air_bubbles": (7, 0), "fold": 0.0, "focus_tilt": 0.0, "tile_seam": (0, 1.0),
-}  # fmt: skip
 DECADES = 6.0
 """scikit-image counts absorbance in units of -ln(1e-6), which are six decades."""
 
@@ -36,31 +33,6 @@ def as_image(rows: np.ndarray) -> torch.Tensor:
 
 def as_rows(image: torch.Tensor) -> np.ndarray:
     return image[0, :, 0].T.double().numpy()
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_neutral_value_leaves_the_image(name: str) -> None:
-    laws.assert_neutral(KINDS[name], NEUTRAL[name])
-
-
-@pytest.mark.parametrize("side", [28, 64])
-@pytest.mark.parametrize("name", KINDS)
-def test_the_change_rises_with_severity(name: str, side: int) -> None:
-    laws.assert_change_rises(KINDS[name], side)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_case_stands_alone(name: str) -> None:
-    laws.assert_case_stands_alone(KINDS[name])
-    assert laws.draws_at_random(KINDS[name])
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.sampled_from(sorted(KINDS)), st.integers(28, 70), st.integers(28, 70), st.sampled_from((1, 3)), st.integers(1, 5)
-)
-def test_any_shape(name: str, height: int, width: int, channels: int, severity: int) -> None:
-    laws.assert_any_shape(KINDS[name], height, width, 3 if name == "stain_shift" else channels, severity)
 
 
 def test_stains_are_unmixed_and_mixed_as_in_scikit_image() -> None:
