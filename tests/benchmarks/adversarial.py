@@ -1,6 +1,7 @@
 """Attacks against their peers and against models that hide: `python -m tests.benchmarks.adversarial [--quick] --json OUT`.
 
-torchattacks and ART come with ``pip install 'xvision[peers]'``; without one, its rows are left out and named.
+torchattacks and ART come with ``pip install --no-deps torchattacks adversarial-robustness-toolbox six multiprocess dill`` (the first pins a
+release of requests that nothing else can use); without one, its rows are left out and named.
 """
 
 from __future__ import annotations

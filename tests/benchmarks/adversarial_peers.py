@@ -25,7 +25,7 @@ from xvision.attacks.square import Square
 from xvision.methods.decision import Decision
 from xvision.methods.intervals import clopper_pearson
 
-EXTRA = "pip install 'xvision[peers]'"
+EXTRA = "pip install --no-deps torchattacks adversarial-robustness-toolbox six multiprocess dill"
 STEPS = 100
 _MODULES = {"torchattacks": "torchattacks", "adversarial-robustness-toolbox": "art"}
 

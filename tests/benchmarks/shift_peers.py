@@ -36,7 +36,13 @@ _NAMES = {
 def missing() -> str | None:
     """None where the peer is installed, else what to install."""
     there = importlib.util.find_spec("imagecorruptions") and importlib.util.find_spec("cv2")
-    return None if there else "imagecorruptions is not installed: pip install 'xvision[peers]'"
+    return (
+        None
+        if there
+        else (
+            "imagecorruptions is not installed: pip install --no-deps imagecorruptions opencv-python-headless numba llvmlite"
+        )
+    )
 
 
 def opened() -> Callable[[np.ndarray, str, int], np.ndarray]:
