@@ -107,6 +107,20 @@ def test_estimates_without_labels_stand_beside_the_truth() -> None:
     assert f"it is {worded(audit.correct.mean(), None, None)}." in result.summary
 
 
+def test_nothing_is_fitted_on_the_audited_labels() -> None:
+    audit = scored(400, site=["A", "B"] * 200)
+    table = audit.everything.table.copy()
+    audited = table["split"] == "test"
+    table.loc[audited, "label"] = table.loc[audited, "label"].map({"normal": "lesion", "lesion": "normal"})
+    other = replace(audit, everything=replace(audit.everything, table=table), shared={})
+    names = ("estimated_accuracy", "estimated_sensitivity", "estimated_specificity", "estimated_prevalence")
+    one_way, other_way = (
+        [item for item in domain_shift(each, **FAST).metrics if item.name in names] for each in (audit, other)
+    )
+    assert one_way == other_way
+    assert len(one_way) == 13
+
+
 def test_another_mixture_is_called_a_shift_of_prevalence_and_is_recovered() -> None:
     """Seven of eight healthy reference cases are left out."""
     audit = phantom_audit(3, images=2400)
