@@ -1,7 +1,7 @@
 """Shift, calibration and image reliance: `python -m tests.benchmarks.shift [--quick] --json OUT`.
 
-imagecorruptions comes with ``pip install --no-deps imagecorruptions opencv-python-headless numba llvmlite``; without it, its row is left out
-and named.
+imagecorruptions comes with ``pip install --no-deps imagecorruptions opencv-python-headless numba llvmlite``; without it, its
+row is left out and named.
 """
 
 from __future__ import annotations
