@@ -16,7 +16,9 @@ SHORTCUT = {"shortcut-decision"}
 
 def failed(run: Path) -> set[str]:
     found = open_run(run)
-    assert {record.status for record in found.records} == {"ok"}
+    assert {record.analysis: record.status for record in found.records if record.status != "ok"} == {
+        "prompt_sensitivity": "skipped"  # a classification head reads no question
+    }
     return {finding.id for finding in found.findings if finding.verdict == "fail"}
 
 
