@@ -34,7 +34,7 @@ Results = Callable[[str], Result]
 SMALL_OPTIONS = {
     "cases": 10, "steps": 3, "resamples": 50, "permutations": 49, "bank": 20, "copies": 1, "shuffles": 1, "path_steps": 3, "samples": 3,
     "queries": 10, "decision_queries": 40, "examined": 6, "draws": 40, "selection": 20,
-    "combinations": 6,
+    "combinations": 6, "fewest": 4, "embeddings": 10, "reference_cases": 40,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ _ACRONYMS = {
     "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "fpr": "FPR", "fnr": "FNR", "psnr": "PSNR",
     "linf": "L∞", "jpeg": "JPEG", "roc": "ROC", "pgd": "PGD", "fgsm": "FGSM", "llm": "LLM", "ig": "IG",
     "l2": "L2", "l1": "L1", "l0": "L0", "apgd": "APGD", "fab": "FAB",
-    "iou": "IoU", "srg": "SRG", "aopc": "AOPC", "nll": "NLL", "mce": "MCE", "aurc": "AURC", "tpr": "TPR", "aupr": "AUPR",
+    "iou": "IoU", "srg": "SRG", "aopc": "AOPC", "nll": "NLL", "mce": "MCE", "aurc": "AURC", "tpr": "TPR", "mmd": "MMD", "aupr": "AUPR",
     "ssim": "SSIM", "shap": "SHAP", "lrp": "LRP",
 }  # fmt: skip
 
