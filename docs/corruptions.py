@@ -43,7 +43,13 @@ def sheet(modality: str) -> Image.Image:
     for row, kind in enumerate(kinds):
         top, found = 20 + row * step, CORRUPTIONS[kind]
         values = ", ".join(str(value) for value in severities_of(kind, modality))
-        said = (found.title, kind, f"{found.parameter}", values if len(values) < 40 else f"{values[:37]}...", found.source)
+        said = (
+            found.title,
+            kind,
+            f"{found.parameter}",
+            values if len(values) < 40 else f"{values[:37]}...",
+            found.source,
+        )
         for line, words in enumerate(said):
             draw.text((4, top + 2 + 17 * line), words, "black" if line == 0 else "dimgray", font)
         for severity in range(6):

@@ -20,7 +20,10 @@ from xvision.images import GRID, INK, MUTED, PALETTE
 T = TypeVar("T")
 
 _NAMES, _PLOT, _VALUES, _NOTES = 0.4, 46.0, 106.0, 140.0  # mm from the left edge: columns of a forest
-_CELL = 8.4  # mm: height of a cell of a heat map
+_CELL, _DENSE = (
+    8.4,
+    6.0,
+)  # mm: height of a cell of a heat map, and of one with more rows than fit in one figure at that height
 _LETTERS = 22  # of a row name of a heat map
 _COOL, _WARM, _MIDDLE, _EMPTY = "#0B5C94", "#B5520A", "#F4F6F8", "#E4E7EB"
 _HALFWAY = 0.22  # luminance at which white and ink stand out equally
@@ -41,9 +44,10 @@ def heat_maps(chart: HeatMap) -> Iterator[Figure]:
     high = max(known, default=1.0) if chart.high is None else chart.high
     scale = Normalize(-max(-low, high), max(-low, high)) if low < 0 < high else Normalize(low, high)
     colours = _colours(chart, diverging=low < 0 < high)
-    parts = zip(_cut(chart.rows, paper.TALLEST, _CELL), _cut(chart.values, paper.TALLEST, _CELL), strict=True)
+    cell = _CELL if len(chart.rows) * _CELL <= paper.TALLEST else _DENSE
+    parts = zip(_cut(chart.rows, paper.TALLEST, cell), _cut(chart.values, paper.TALLEST, cell), strict=True)
     for rows, values in parts:
-        yield _heat_map(replace(chart, rows=rows, values=values), scale, colours)
+        yield _heat_map(replace(chart, rows=rows, values=values), cell, scale, colours)
 
 
 def _cut(items: tuple[T, ...], room: float, height: float) -> list[tuple[T, ...]]:
@@ -122,13 +126,13 @@ def _share(millimetres: float) -> float:
     return (millimetres - _PLOT) / (_VALUES - _PLOT - 5.0)
 
 
-def _heat_map(chart: HeatMap, scale: Normalize, colours: Colormap) -> Figure:
+def _heat_map(chart: HeatMap, cell: float, scale: Normalize, colours: Colormap) -> Figure:
     columns = max(len(chart.columns), 1)
-    sides = [paper.wrapped(row, _LETTERS, 2) for row in chart.rows]
+    sides = [paper.wrapped(row, *((_LETTERS, 2) if cell == _CELL else (2 * _LETTERS, 1))) for row in chart.rows]
     side = 9.0 + paper.LETTER * max((len(line) for name in sides for line in name.split("\n")), default=0)
     width = min(26.0 * columns, paper.WIDTH - side - 1.0)
     names, upright, room = labels_below(chart.columns, width)
-    figure, axes = paper.canvas(width, _CELL * max(len(chart.rows), 1), side, room + 4.2, 1.0)
+    figure, axes = paper.canvas(width, cell * max(len(chart.rows), 1), side, room + 4.2, 1.0)
     cells = np.ma.masked_invalid([paper.finite(row) for row in chart.values])
     axes.pcolormesh(cells, cmap=colours, norm=scale, edgecolors="white", linewidth=0.8)
     _numbers(axes, chart, width / columns, scale, colours)

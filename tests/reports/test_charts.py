@@ -92,11 +92,12 @@ def test_a_heat_map_prints_its_numbers_and_a_dash_for_none():
 
 
 def test_parts_of_a_long_heat_map_share_their_colours():
-    values = tuple((float(row),) for row in range(60))
-    parts = figures(HeatMap("t", "a", ("x",), tuple(map(str, range(60))), values, "X", "Y"))
+    values = tuple((float(row),) for row in range(90))
+    parts = figures(HeatMap("t", "a", ("x",), tuple(map(str, range(90))), values, "X", "Y"))
     limits = {mesh.get_clim() for part in parts for mesh in part.axes[0].collections if isinstance(mesh, QuadMesh)}
     assert len(parts) == 3
-    assert limits == {(0.0, 59.0)}
+    assert limits == {(0.0, 89.0)}
+    assert len(figures(HeatMap("t", "a", ("x",), tuple(map(str, range(31))), values[:31], "X", "Y"))) == 1
 
 
 def test_series_differ_without_colour():
