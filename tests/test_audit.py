@@ -63,6 +63,12 @@ def test_images_without_labels_can_be_shown_to_the_model(audit: Audit, phantoms:
     assert odd.groups == ()
 
 
+def test_sets_from_elsewhere_are_named_apart_from_the_model_and_the_data(audit: Audit) -> None:
+    train = audit.everything.split("train")
+    found = Outside(reference=train, near={"model": train}, far={"data": train}).fingerprints
+    assert found == dict.fromkeys(("far data", "near model", "reference"), train.fingerprint)
+
+
 def _unlabelled(phantoms: Path, folder: Path) -> AuditDataset:
     images = sorted(phantoms.rglob("*.png"))[:5]
     for image in images:

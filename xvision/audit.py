@@ -42,8 +42,9 @@ class Outside:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of each."""
-        sets = {**self.near, **self.far} | ({"reference": self.reference} if self.reference is not None else {})
+        """SHA-256 of each, as "reference", "near NAME" and "far NAME"."""
+        sets = {f"{kind} {name}": data for kind in ("near", "far") for name, data in getattr(self, kind).items()}
+        sets |= {} if self.reference is None else {"reference": self.reference}
         return {name: data.fingerprint for name, data in sorted(sets.items())}
 
 
