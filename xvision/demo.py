@@ -88,6 +88,15 @@ agreed_risk = 0.05
 cases = 120
 resamples = 200
 
+[analysis.ood]
+cases = 100
+reference_cases = 300
+resamples = 200
+
+[analysis.data_quality]
+cases = 1000
+embeddings = 200
+
 [analysis.attribution]
 cases = 48
 baselines = []
