@@ -31,7 +31,13 @@ def dashboard(run: Path) -> None:
 
 def report(pdf: Path) -> None:
     """The page with the verdict."""
-    words = ["pdftoppm", "-r", "70", "-f", "3", "-singlefile", "-png", str(pdf), str(HERE / "report")]
+    pages = subprocess.run(["pdftotext", "-layout", str(pdf), "-"], check=True, capture_output=True, text=True).stdout
+    page = next(
+        number
+        for number, words in enumerate(pages.split("\f"), 1)
+        if "What this report does not say" in words and number > 2
+    )
+    words = ["pdftoppm", "-r", "70", "-f", str(page), "-singlefile", "-png", str(pdf), str(HERE / "report")]
     subprocess.run(words, check=True)
 
 

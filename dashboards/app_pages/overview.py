@@ -16,7 +16,7 @@ from xvision import text
 from xvision.result import Finding, Group, Judgement, Metric, Record, RunInfo, named, spoken
 from xvision.store import Run
 
-_FIGURES_PER_ANALYSIS = 4
+_FIRST_FIGURES = 4
 _QUALITY, _ARROW = "explanation_quality", ":material/arrow_forward:"
 _CHECKS = {"ok": ("pass", "ok"), "warning": ("warn", "warning"), "error": ("fail", "error")}
 _WORDS = {"fail": "failed", "warn": "warned", "insufficient evidence": "could not be decided", "pass": "passed"}
@@ -67,16 +67,20 @@ def _verdict(judgement: Judgement, run: Run) -> None:
 
 
 def _key_figures(run: Run) -> None:
-    """The first numbers that each analysis reports for the whole data set."""
-    leading = [(record.title, metric) for record in run.records for metric in _leading(record)]
+    """The first numbers of the first analysis for the whole data set, and the first one of each other."""
+    leading = [
+        (record.title, metric)
+        for place, record in enumerate(run.records)
+        for metric in _leading(record, first=place == 0)
+    ]
     if leading:
         markup.show(markup.heading("Key figures"))
         markup.show(markup.figures(leading))
 
 
-def _leading(record: Record) -> list[Metric]:
+def _leading(record: Record, *, first: bool) -> list[Metric]:
     whole = [metric for metric in record.metrics if not metric.where and metric.unit != "count"]
-    return whole[:_FIGURES_PER_ANALYSIS]
+    return whole[: _FIRST_FIGURES if first else 1]
 
 
 def _scorecard(findings: list[Finding], judgement: Judgement) -> Html:

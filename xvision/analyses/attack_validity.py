@@ -9,7 +9,7 @@ from xvision.attacks.validity import Examination, examined_norm
 from xvision.audit import Audit, metric
 from xvision.charts import Table
 from xvision.registry import analysis, options_of
-from xvision.result import Metric, Result
+from xvision.result import Metric, Result, Where
 
 _WORDS = {"clear": "no sign", "flagged": "warning", "broken": "attack failed", "not run": "not run"}
 
@@ -52,7 +52,11 @@ def _surrogate(found: Examination) -> tuple[Metric, ...]:
     """How far the surrogate of M3, which is the same in every norm, decides as the model does."""
     if found.likeness is None or found.chance is None:
         return ()
-    return metric("surrogate_agreement", found.likeness), metric("commonest_decision", found.chance)
+    where: Where = {"check": "M3"}
+    return (
+        metric("surrogate_agreement", found.likeness, where=where),
+        metric("commonest_decision", found.chance, where=where),
+    )
 
 
 def _unlike(found: Examination) -> tuple[str, ...]:

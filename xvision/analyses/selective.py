@@ -108,10 +108,10 @@ class _Abstention:
     def whole(self) -> Iterator[Metric]:
         """What holds without a rule."""
         sure, wrong, patients = self.sure, self.wrong, self.patients
-        yield metric("error_rate", proportion(wrong, patients), better="lower")
         for name, estimate in (("aurc", aurc), ("e_aurc", e_aurc)):
             found = estimate(sure, wrong, patients, rng=self.audit.rng(name), resamples=self.resamples)
             yield metric(name, found, better="lower")
+        yield metric("error_rate", proportion(wrong, patients), better="lower")
         for share in _SHARES:
             rng = self.audit.rng(f"risk {share}")
             found = risk_at(sure, wrong, patients, share, rng=rng, resamples=self.resamples)
