@@ -13,7 +13,6 @@ from pathlib import Path
 from time import process_time
 
 import torch
-from transformers import Qwen3Config
 
 from tests.benchmarks.adversarial_whole import trained
 from tests.benchmarks.explanations_models import images
@@ -22,8 +21,7 @@ from tests.benchmarks.shift_peers import missing, peer_rows
 from tests.benchmarks.shift_planted import planted_rows
 from xvision.methods.corruptions import CORRUPTIONS, corrupt, kinds_of
 from xvision.models.huggingface import adapt, preprocessing_of
-from xvision.models.llm.classifier import LlmImageClassifier
-from xvision.models.llm.config import LlmImageClassifierConfig
+from xvision.models.llm.classifier import preset
 from xvision.models.protocols import Classifier
 
 PACKAGES = (
@@ -78,17 +76,8 @@ def _grid(model: Classifier, pixels: torch.Tensor, ids: list[str], what: str) ->
 
 
 def _larger() -> Classifier:
-    """The demonstration's kind of model for 224 px: 196 patches of 16 into a small Qwen3 body, random weights."""
-    body = Qwen3Config(
-        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-        intermediate_size=512, vocab_size=8, max_position_embeddings=260,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    config = LlmImageClassifierConfig(
-        text_config=body, image_size=224, patch_size=16, id2label={0: "normal", 1: "lesion"},
-        label2id={"normal": 0, "lesion": 1},
-    )  # fmt: skip
-    module = LlmImageClassifier(config).eval()
+    """The demonstration's architecture for 224 px, with random weights: 784 patches of 8 into two layers."""
+    module = preset("tiny-qwen3", image_size=224, seed=0).eval()
     return adapt(module, preprocessing_of(module.config), source="random weights")
 
 
