@@ -17,6 +17,8 @@ from xvision.cli import main
 from xvision.data.synthetic import PhantomSettings, write_phantoms
 from xvision.models.checkpoint import save_model
 from xvision.models.llm.classifier import preset
+from xvision.monitoring.channels import Axes
+from xvision.store import open_run
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +202,98 @@ def test_without_embeddings_nothing_of_them_is_kept(run: Path, tmp_path: Path, l
         assert "directions" not in arrays
     assert "embedding" not in (tmp_path / "b" / "baseline.json").read_text()
     assert main(["drift", str(tmp_path / "b"), str(later)]) == 0
+
+
+def audited(folder: Path, checkpoint: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> Path:
+    """An audit of 300 phantoms whose manifest is changed row by row."""
+    write_phantoms(PhantomSettings(n=300, seed=11), folder / "data")
+    with (folder / "data" / "manifest.csv").open(newline="") as file:
+        rows = [change(row) for row in csv.DictReader(file)]
+    with (folder / "data" / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    words = [
+        "audit",
+        "--model",
+        checkpoint,
+        "--data",
+        folder / "data",
+        "--only",
+        "performance",
+        "--out",
+        folder / "run",
+    ]
+    assert main([str(word) for word in words]) == 0
+    return folder / "run"
+
+
+def test_few_patients_are_too_few_for_a_baseline(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = audited(tmp_path, checkpoint, lambda row: row | {"patient": f"{row['split']} {row['label']}"})
+    code, _, error = asked(capsys, "baseline", run)
+    assert code == 2
+    assert "images of 2 patients are too few" in error
+
+
+def test_a_figure_that_the_audit_could_not_give_is_not_promised(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    told = json.loads((copy / "results" / "performance.json").read_text())
+    for each in told["metrics"]:
+        if each["name"] == "auroc":
+            each |= {"value": None, "low": None, "high": None, "reason": "too few"}
+    (copy / "results" / "performance.json").write_text(json.dumps(told))
+    code, _, error = asked(capsys, "baseline", copy)
+    assert code == 0, error
+    kept = json.loads((tmp_path / "run.baseline" / "baseline.json").read_text())
+    assert {each["name"] for each in kept["promised"]} >= {"accuracy"}
+    assert "auroc" not in {each["name"] for each in kept["promised"]}
+
+
+def test_settings_that_can_never_alarm_and_a_bad_seed_are_refused(
+    run: Path, baseline: Path, later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = asked(capsys, "baseline", run, "--out", tmp_path / "b", "--alarms", "0.0005")
+    assert code == 2
+    assert "give a chance from 0.001" in error
+    code, _, error = asked(capsys, "drift", baseline, later, "--seed", "-1")
+    assert code == 2
+    assert "seed -1" in error
+
+
+def test_a_model_that_reads_texts_gets_them_as_in_the_audit(
+    later: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("dry cough", "high fever today")
+    model = tmp_path / "reader"
+    save_model(preset("tiny-qwen3", seed=0, text_tokens=4, texts=list(words)), model)
+    run = audited(tmp_path, model, lambda row: row | {"text": words[int(row["patient"][1:]) % 2]})
+    assert main(["baseline", str(run)]) == 0
+    with np.load(f"{run}.baseline/reference.npz", allow_pickle=False) as arrays:
+        logits = arrays["logits"]
+    stored = open_run(run).predictions
+    wanted = stored[[f"logit:{name}" for name in ("normal", "lesion")]].to_numpy()
+    assert logits == pytest.approx(wanted, abs=1e-4)
+    code, _, error = asked(capsys, "drift", f"{run}.baseline", later)
+    assert code == 2
+    assert "column text" in error
+    with (later / "manifest.csv").open(newline="") as file:
+        rows = [[row["image"], words[place % 2]] for place, row in enumerate(csv.DictReader(file))]
+    told = unlabelled(sorted(later.glob("*.png")), tmp_path / "told")
+    with (told / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "text"], *rows])
+    assert asked(capsys, "drift", f"{run}.baseline", told)[0] == 0
+
+
+@pytest.mark.parametrize(("power", "least"), [(0.0, 0), (1.0, 6)])
+def test_axes_of_the_embeddings_are_no_noise_of_the_reference(power: float, least: int) -> None:
+    rng = np.random.default_rng(0)
+    spread = (1 + np.arange(256)) ** -power
+    embeddings, fresh = rng.normal(size=(2, 200, 256)) * spread
+    axes = Axes.of(embeddings, np.arange(200))
+    assert least <= len(axes.directions) <= (8 if least else 0)
+    ratio = axes.places(fresh).std(axis=0) / axes.places(embeddings).std(axis=0)
+    assert (ratio > 0.75).all()

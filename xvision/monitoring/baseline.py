@@ -22,13 +22,15 @@ from xvision.methods.shift.windows import Cases
 from xvision.models.finding import finding_view
 from xvision.models.open import load_model
 from xvision.models.protocols import Classifier
-from xvision.monitoring.channels import Axes, Seen, channels, decided, look
+from xvision.monitoring.channels import Axes, Seen, channels, decided, look, reads_text
 from xvision.store import Run, open_run, sha256, write_atomic
 
-FORMAT = 1
+FORMAT = 2
+WINDOWS = 999
+"""Windows of the reference that new images are compared with: no chance below 1 in 1000 can be told."""
 _RECORD, _ARRAYS, _SUMS = "baseline.json", "reference.npz", "checksums.txt"
 _PROMISED = ("accuracy", "sensitivity", "specificity", "auroc")
-_FEWEST = 50
+_FEWEST, _FEWEST_PATIENTS = 50, 20
 
 
 @codec.record
@@ -44,7 +46,7 @@ class Promised:
 @codec.record
 class Record:
     """baseline.json. alarms: the chance of a false alarm that is allowed, for all channels of one comparison together. least: the
-    distance below which a difference is no alarm, however certain it is.
+    distance below which a difference is no alarm, however certain it is. texts: whether the model got a text with each image.
     """
 
     format: int
@@ -58,6 +60,7 @@ class Record:
     positive: str | None
     threshold: float | None
     finding: str | None
+    texts: bool
     channels: tuple[str, ...]
     images: int
     patients: int
@@ -101,16 +104,17 @@ def write_baseline(run: Path, out: Path, *, alarms: float, least: float, embeddi
     Raises ConfigError for a model or data that are not those of the run, and for settings out of range; RunError for a folder
     that is there already.
     """
-    if not 0 < alarms < 1 or not 0 <= least < 1:
+    fewest = 1 / (WINDOWS + 1)
+    if not fewest <= alarms < 1 or not 0 <= least < 1:
         raise ConfigError(
-            f"found alarms {alarms} and least {least}: give a chance above 0 and below 1, and a distance from 0 to below 1"
+            f"found alarms {alarms} and least {least}: give a chance from {fewest} to below 1, and a distance from 0 to below 1"
         )
     if out.exists():
         raise RunError(f"{out}: exists already. Choose another --out, or remove it.")
     audited = open_run(run)
     plan = _plan(audited)
-    model, seen, labels = _looked(audited, plan, embeddings)
-    axes = Axes.of(seen.embeddings) if seen.embeddings is not None else None
+    model, seen, labels, texts = _looked(audited, plan, embeddings)
+    axes = Axes.of(seen.embeddings, seen.patients) if seen.embeddings is not None else None
     decision = _decision(audited)
     names, values = channels(seen, model.classes, decision, axes)
     codes, patients = patient_codes(seen.patients, len(seen.ids))
@@ -118,7 +122,8 @@ def write_baseline(run: Path, out: Path, *, alarms: float, least: float, embeddi
         format=FORMAT, created=provenance.now(), name=audited.info.name, model=plan.model.path, prompt=plan.model.prompt,
         device=plan.model.device, fingerprints=audited.info.fingerprints, classes=model.classes,
         positive=None if decision.positive is None else model.classes[decision.positive], threshold=decision.threshold,
-        finding=plan.decision.positive if plan.data.multilabel else None, channels=names, images=len(seen.ids), patients=patients,
+        finding=plan.decision.positive if "finding" in model.description else None, texts=texts, channels=names,
+        images=len(seen.ids), patients=patients,
         alarms=alarms, least=least, promised=tuple(_promised(audited)), versions=provenance.versions(),
     )  # fmt: skip
     found = Baseline(record, Cases(values, decided(seen, decision), codes.astype(str)), seen.logits, labels, axes)
@@ -135,8 +140,8 @@ def _plan(run: Run) -> Plan:
     return plan
 
 
-def _looked(run: Run, plan: Plan, embeddings: bool) -> tuple[Classifier, Seen, np.ndarray]:
-    """The model on the audited images again, and their labels."""
+def _looked(run: Run, plan: Plan, embeddings: bool) -> tuple[Classifier, Seen, np.ndarray, bool]:
+    """The model on the audited images again, their labels, and whether it read their texts."""
     data = load_plan_data(plan.data)
     model = load_model(plan.model.path, device=plan.model.device, prompt=plan.model.prompt)
     if model.access == "scores":
@@ -148,13 +153,16 @@ def _looked(run: Run, plan: Plan, embeddings: bool) -> tuple[Classifier, Seen, n
         if own != run.info.fingerprints[what]:
             raise ConfigError(f"{run.path}: the {what} it names has changed since the audit. Audit it again first.")
     data = data.audited
-    seen = look(model, data, embeddings=embeddings and hasattr(type(model), "embed"))
-    if len(seen.ids) < _FEWEST:
+    texts = reads_text(model, data)
+    seen = look(model, data, embeddings=embeddings and hasattr(type(model), "embed"), texts=texts)
+    patients = len(set(seen.patients))
+    if len(seen.ids) < _FEWEST or patients < _FEWEST_PATIENTS:
         raise ConfigError(
-            f"{run.path}: {len(seen.ids)} audited images are too few for a baseline, {_FEWEST} are needed."
+            f"{run.path}: {len(seen.ids)} audited images of {patients} patients are too few for a baseline, {_FEWEST} of"
+            f" {_FEWEST_PATIENTS} are needed."
         )
     labels = pd.Series(data.label_codes(model.classes), index=data.table.index)
-    return model, seen, labels.loc[list(seen.ids)].to_numpy()
+    return model, seen, labels.loc[list(seen.ids)].to_numpy(), texts
 
 
 def _decision(run: Run) -> Decision:
@@ -171,7 +179,7 @@ def _promised(run: Run) -> list[Promised]:
     return [
         Promised(row["name"], row["value"], row["low"], row["high"])
         for row in own.to_dict("records")
-        if not set(row["where"]) - {"threshold"} and None not in (row["value"], row["low"], row["high"])
+        if not set(row["where"]) - {"threshold"} and pd.notna([row["value"], row["low"], row["high"]]).all()
     ]
 
 

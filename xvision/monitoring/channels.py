@@ -12,12 +12,15 @@ import torch
 from xvision.data.dataset import AuditDataset
 from xvision.errors import DataError
 from xvision.methods.decision import Decision, decide, probabilities
+from xvision.methods.intervals import patient_codes
 from xvision.methods.shift.image_statistics import STATISTICS, image_statistics
-from xvision.models.protocols import Classifier
+from xvision.models.protocols import Classifier, TextClassifier
 
 _PART = 64
 AXES = 8
-"""Principal axes of the embeddings that are watched."""
+"""Principal axes of the embeddings that are watched, at most."""
+_HELD = 0.5
+"""An axis is watched when other patients vary along it by this share of what those vary by whom it was found with."""
 
 
 class Seen(NamedTuple):
@@ -33,31 +36,58 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """Directions in which the reference's embeddings vary most. mean: (E,), directions: (A, E)."""
+    """Directions in which the reference's embeddings vary most, and other patients' as well: along a direction that only fits the
+    reference's own noise, every new image would seem to have moved. mean: (E,), directions: (A, E).
+    """
 
     mean: np.ndarray
     directions: np.ndarray
 
     @classmethod
-    def of(cls, embeddings: np.ndarray) -> Axes:
-        mean = embeddings.mean(axis=0)
-        _, _, directions = np.linalg.svd(embeddings - mean, full_matrices=False)
-        kept = directions[:AXES]
+    def of(cls, embeddings: np.ndarray, patients: np.ndarray) -> Axes:
+        """From embeddings (N, E) of at least two patients (N,)."""
+        kept = _directions(embeddings)[: _holding(embeddings, patients)]
         signs = np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])
-        return cls(mean, kept * signs[:, None])
+        return cls(embeddings.mean(axis=0), kept * signs[:, None])
 
     def places(self, embeddings: np.ndarray) -> np.ndarray:
         """(N, A)."""
         return np.asarray((embeddings - self.mean) @ self.directions.T)
 
 
-def look(model: Classifier, data: AuditDataset, *, embeddings: bool) -> Seen:
-    """Every image once through the model; images that cannot be read are named and left out. DataError when none can."""
+def _directions(embeddings: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.svd(embeddings - embeddings.mean(axis=0), full_matrices=False)[2][:AXES])
+
+
+def _holding(embeddings: np.ndarray, patients: np.ndarray) -> int:
+    """How many of the first axes hold for other patients: found with either half of the patients, judged on the other."""
+    codes, _ = patient_codes(patients, len(embeddings))
+    halves = embeddings[codes % 2 == 0], embeddings[codes % 2 == 1]
+    held = []
+    for own, other in (halves, halves[::-1]):
+        found = _directions(own).T
+        spread = (own @ found).var(axis=0)
+        held.append(np.where(spread > 1e-12, (other @ found).var(axis=0) / np.maximum(spread, 1e-12), 0.0))
+    count = min(len(each) for each in held)
+    return int(np.cumprod((held[0][:count] + held[1][:count]) / 2 >= _HELD).sum())
+
+
+def reads_text(model: Classifier, data: AuditDataset) -> bool:
+    """Whether the model gets a text with each of these images, as in an audit of them."""
+    return isinstance(model, TextClassifier) and model.takes_text and "text" in data.table.columns
+
+
+def look(model: Classifier, data: AuditDataset, *, embeddings: bool, texts: bool) -> Seen:
+    """Every image once through the model, with its text if so asked; images that cannot be read are named and left out.
+
+    DataError when none can be read.
+    """
     found: list[tuple[np.ndarray, ...]] = []
     unreadable: list[str] = []
     for start in range(0, len(data), _PART):
         for part in _readable(data, data.ids[start : start + _PART], model, unreadable):
-            found.append(_passed(model, *part, embeddings=embeddings))
+            reader = _with_texts(model, data, part[0]) if texts else model
+            found.append(_passed(reader, *part, embeddings=embeddings))
     if not found:
         raise DataError(
             f"none of the {len(data)} images can be read. {unreadable[0] if unreadable else 'The set is empty.'}"
@@ -66,6 +96,10 @@ def look(model: Classifier, data: AuditDataset, *, embeddings: bool) -> Seen:
     vectors = np.concatenate([each[3] for each in found]) if embeddings else None
     patients = data.table.loc[list(ids), "patient"].to_numpy(dtype=str)
     return Seen(ids, patients, logits, statistics, vectors, tuple(unreadable))
+
+
+def _with_texts(model: Classifier, data: AuditDataset, ids: Sequence[str]) -> Classifier:
+    return model.with_text([str(text) for text in data.table.loc[list(ids), "text"]])  # type: ignore[attr-defined,no-any-return]  # asked for by the caller
 
 
 def _readable(

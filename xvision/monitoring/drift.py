@@ -9,19 +9,19 @@ import numpy as np
 
 from xvision import codec
 from xvision.data.dataset import AuditDataset
+from xvision.errors import ConfigError
 from xvision.methods.intervals import Estimate
 from xvision.methods.shift.label_free import FAILS, Answered, expected_accuracy, recalibrated
 from xvision.methods.shift.prevalence import Decided, label_shift
 from xvision.methods.shift.windows import Cases, unlike
 from xvision.models.protocols import Classifier
-from xvision.monitoring.baseline import Baseline
-from xvision.monitoring.channels import channels, decided, look
+from xvision.monitoring.baseline import WINDOWS, Baseline
+from xvision.monitoring.channels import channels, decided, look, reads_text
 from xvision.store import write_atomic
 
 Verdict = Literal["stable", "drift", "not enough data"]
 FEWEST = 30
 """New images below which nothing is said."""
-_WINDOWS = 999
 _METHOD = "CBPE"
 
 
@@ -74,13 +74,20 @@ def drift(baseline: Baseline, model: Classifier, data: AuditDataset, *, seed: in
     """The new images beside the baseline. A batch from the same place raises an alarm with a chance of at most ``alarms``.
 
     Stable says that nothing watched has moved beyond that chance: a change of what the images mean leaves no trace here.
+    Raises ConfigError for a seed below 0, and for images without texts where the audited ones had them.
     """
     record = baseline.record
-    seen = look(model, data, embeddings=baseline.axes is not None)
+    if seed < 0:
+        raise ConfigError(f"found the seed {seed}: give 0 or more")
+    if record.texts and not reads_text(model, data):
+        raise ConfigError(
+            "the model read a text with each audited image: give the new images texts, too, in the column text"
+        )
+    seen = look(model, data, embeddings=baseline.axes is not None, texts=record.texts)
     names, values = channels(seen, record.classes, baseline.decision, baseline.axes)
     current = Cases(values, decided(seen, baseline.decision), seen.patients)
     rng = np.random.default_rng(seed)
-    found = unlike(baseline.cases, current, len(record.classes), windows=_WINDOWS, rng=rng)
+    found = unlike(baseline.cases, current, len(record.classes), windows=WINDOWS, rng=rng)
     spread = np.maximum(baseline.cases.values.std(axis=0), 1e-12)
     moved = [*((values.mean(axis=0) - baseline.cases.values.mean(axis=0)) / spread), None]
     rows = [

@@ -58,6 +58,26 @@ def test_false_alarms_come_as_often_as_said(per_patient: int) -> None:
     assert binom.ppf(0.001, repeats, alarms) <= count <= binom.ppf(0.999, repeats, alarms)
 
 
+def test_many_images_of_few_patients_are_no_many_cases() -> None:
+    """Batches of two patients from the same place, beside a reference with one image each."""
+    found = []
+    for seed in range(20):
+        reference, few = cases(200, 2 * seed), cases(2, 2 * seed + 1)
+        alike = Cases(*(np.repeat(each, 20, axis=0) for each in few))
+        found.append(unlike(reference, alike, 2, windows=59, rng=np.random.default_rng(seed)).p)
+    assert sum(p <= 0.05 for p in found) <= 4
+
+
+def test_a_window_is_never_the_whole_reference() -> None:
+    reference = cases(60, 0)
+    most = Cases(reference.values, reference.decisions, np.array(["A"] * 50 + [f"p{place}" for place in range(10)]))
+    found = unlike(most, cases(60, 1), 2, windows=50, rng=np.random.default_rng(0))
+    assert found.usual[0] > 0.1
+    single = Cases(reference.values, reference.decisions, np.array(["A"] * 60))
+    with pytest.raises(DataError, match="of one patient"):
+        unlike(single, cases(60, 1), 2, windows=50, rng=np.random.default_rng(0))
+
+
 def test_a_planted_change_is_found_where_it_is() -> None:
     reference = cases(300, 5)
     found = unlike(reference, cases(100, 6, shift=0.8), 2, windows=199, rng=np.random.default_rng(0))

@@ -40,8 +40,9 @@ def unlike(reference: Cases, current: Cases, classes: int, *, windows: int, rng:
     """Kolmogorov-Smirnov distances of every channel and the total variation of the decisions, beside those of windows.
 
     A window is compared with the rest of the reference, and is no larger than half of it: for a larger batch, whose distances
-    vary less by chance, alarms are then rarer than said. Raises DataError for fewer than 4 reference cases, no current
-    case or other channels.
+    vary less by chance, alarms are then rarer than said. Nor has it more patients than the batch: where these have more images
+    each than those of the reference, they count as if their images were copies, and alarms are rarer, too. Raises
+    DataError for fewer than 4 reference cases or 2 patients, no current case or other channels.
     """
     if len(reference.values) < 4 or not len(current.values) or reference.values.shape[1:] != current.values.shape[1:]:
         raise DataError(
@@ -52,22 +53,37 @@ def unlike(reference: Cases, current: Cases, classes: int, *, windows: int, rng:
     shares = np.bincount(reference.decisions, minlength=classes) / len(reference.decisions)
     size = min(len(current.values), len(reference.values) // 2)
     codes, patients = patient_codes(reference.patients, len(reference.values))
-    drawn = np.stack([_null(reference, ladder, shares, _window(codes, patients, size, rng)) for _ in range(windows)])
+    if patients < 2:
+        raise DataError("the reference cases are of one patient, so nothing says how much patients differ; give more")
+    most = _patients_of_a_window(codes, patient_codes(current.patients, len(current.values))[0])
+    members = [_window(codes, patients, size, most, rng) for _ in range(windows)]
+    drawn = np.stack([_null(reference, ladder, shares, member) for member in members])
     mean, spread = drawn.mean(axis=0), np.maximum(drawn.std(axis=0), 1e-12)
     distances = _distances(ladder, shares, current.values, current.decisions)
     largest = np.sort(((drawn - mean) / spread).max(axis=1))
     beyond = windows - np.searchsorted(largest, (distances - mean) / spread - 1e-9, side="left")
     adjusted = (1 + beyond) / (1 + windows)
-    return Unlike(distances, mean, adjusted, float(adjusted.min()), size)
+    window = min(size, round(float(np.mean([member.sum() for member in members]))))
+    return Unlike(distances, mean, adjusted, float(adjusted.min()), window)
 
 
-def _window(codes: np.ndarray, patients: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) bool, whole patients, the first that make up ``size`` cases."""
+def _patients_of_a_window(codes: np.ndarray, current: np.ndarray) -> int:
+    """The most patients that a window may have, from the patients (N,) and (M,) of both sides: half of the reference's, and no
+    more than are worth as many independent cases as the batch is (Kish).
+    """
+    sizes, others = np.bincount(codes), np.bincount(current)
+    even = sizes.sum() ** 2 / (sizes @ sizes) / len(sizes)
+    worth = others.sum() ** 2 / (others @ others) / even
+    return max(1, min(len(sizes) // 2, len(others), round(float(worth))))
+
+
+def _window(codes: np.ndarray, patients: int, size: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) bool, whole patients, the first that make up ``size`` cases, but at most so many."""
     order = rng.permutation(patients)
     counts = np.cumsum(np.bincount(codes, minlength=patients)[order])
     rank = np.empty(patients, dtype=int)
     rank[order] = np.arange(patients)
-    return np.asarray(rank[codes] <= np.searchsorted(counts, size))
+    return np.asarray(rank[codes] <= min(np.searchsorted(counts, size), most - 1))
 
 
 def _null(reference: Cases, ladder: list[np.ndarray], shares: np.ndarray, member: np.ndarray) -> np.ndarray:
