@@ -70,7 +70,7 @@ def test_decisions_change_at_another_threshold_and_are_counted() -> None:
     changed = cooled != (audit.predictions.decisions == 1)
     assert value(result, "decisions_changed", recalibration="temperature") == pytest.approx(changed.mean())
     table = next(chart for chart in result.charts if isinstance(chart, Table) and "recalibration" in chart.title)
-    assert f"0 change to lesion, {changed.sum()} from it" in table.rows[-1]
+    assert f"0 change to class1, {changed.sum()} from it" in table.rows[-1]
 
 
 def test_a_calibrated_model_is_left_in_peace() -> None:
@@ -193,3 +193,31 @@ def test_the_order_of_cases_changes_no_figure(seed: int) -> None:
             assert (one.value, one.low, one.high) == pytest.approx(
                 (other.value, other.low, other.high), rel=1e-6, abs=1e-6
             )
+
+
+def test_predictions_of_the_audited_split_alone_are_enough() -> None:
+    split = np.where(np.arange(60) % 2, "test", "validation")
+    audit = scored(np.linspace(0.1, 0.9, 60), np.arange(60) % 3 % 2, split, predicted=split == "test")
+    result = calibration(audit, resamples=20)
+    assert value(result, "ece") > 0
+    assert "have to be added to the predictions" in (found(result, "temperature", split="validation").reason or "")
+
+
+def test_a_patient_in_both_splits_is_told() -> None:
+    split = np.where(np.arange(60) < 30, "test", "validation")
+    people = np.where(np.arange(60) == 59, 0, np.arange(60))
+    audit = scored(np.linspace(0.1, 0.9, 60), np.arange(60) % 3 % 2, split, patients=people)
+    assert any(each.startswith("1 patient of the validation split is also") for each in calibration(audit).caveats)
+
+
+def test_only_an_error_above_the_range_of_chance_is_evidence() -> None:
+    said = set()
+    for seed in (0, 22, 39, 57, 58, 184):  # all but the first have a p-value between 0.025 and 0.05
+        rng = np.random.default_rng(seed)
+        chances = rng.random(100)
+        happened = (rng.random(100) < chances + 0.07 + (seed == 0)).astype(int)
+        result = calibration(scored(chances, happened), resamples=20)
+        above = value(result, "ece") > (found(result, "ece_if_calibrated").high or 0.0)
+        assert ("more than calibration allows" in result.summary) == above
+        said.add(above)
+    assert said == {True, False}

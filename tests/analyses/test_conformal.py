@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.analyses.given import halves, scored
+from tests.analyses.scored import halves, scored
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.errors import ConfigError
@@ -125,6 +125,19 @@ def test_images_of_one_patient_are_not_counted_as_cases() -> None:
     assert any("calibration cases are of 50 patients" in caveat for caveat in result.caveats)
 
 
+def test_few_patients_with_many_images_make_the_range_by_chance_wide() -> None:
+    probabilities, labels = calibrated(400)
+    patients = np.where(halves(400) == "test", 1000 + np.arange(400), np.arange(400) // 40)
+    labels = np.where((halves(400) == "test") & (np.arange(400) % 8 == 0), 1 - labels, labels)
+    result = run(scored(probabilities, labels, halves(400), patients=patients), scores=("lac",))
+    chance = one(result, "coverage_by_chance", score="lac")
+    assert chance.n == 5
+    assert 0.85 < (chance.value or 0.0) < 0.95
+    assert (chance.low or 1.0) < 0.7
+    assert one(result, "coverage", score="lac").value != 1.0
+    assert "nowhere is coverage below the promise" in result.summary
+
+
 def test_too_few_calibration_cases_are_said_to_promise_nothing() -> None:
     probabilities, labels = calibrated(10)
     result = run(scored(probabilities, labels, halves(10)), scores=("lac",))
@@ -153,6 +166,8 @@ def test_without_cases_to_fit_on_the_reason_says_what_to_add() -> None:
         run(scored(probabilities, labels, np.full(40, "all")))
     with pytest.raises(NotApplicable, match=r"to the predictions \(scores.csv has no prediction for 'case-00000'"):
         run(scored(probabilities, labels, halves(40), predicted=halves(40) == "test"))
+    with pytest.raises(NotApplicable, match="among the audited images"):
+        run(scored(probabilities, labels, np.where(np.arange(40) % 2, "train", "validation")))
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

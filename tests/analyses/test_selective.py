@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.analyses.given import halves, scored
+from tests.analyses.scored import halves, scored
 from xvision.audit import Audit
 from xvision.errors import ConfigError
 from xvision.methods.intervals import clopper_pearson
@@ -128,7 +128,14 @@ def test_predictions_without_validation_are_like_none() -> None:
     probabilities, labels = calibrated(60)
     result = run(scored(probabilities, labels, halves(60), predicted=halves(60) == "test"))
     assert one(result, "coverage", rule="surest 80 %").value == pytest.approx(0.8)
-    assert any('no split "validation"' in caveat for caveat in result.caveats)
+    assert any("have to be added to the predictions" in caveat for caveat in result.caveats)
+
+
+def test_no_rule_is_chosen_on_audited_cases() -> None:
+    probabilities, labels = calibrated(60)
+    result = run(scored(probabilities, labels, np.where(np.arange(60) % 2, "train", "validation")), agreed_risk=0.4)
+    assert "is among the audited images" in (one(result, "coverage", rule="agreed risk 0.4").reason or "")
+    assert any("is among the audited images" in caveat for caveat in result.caveats)
 
 
 def test_a_group_left_undecided_more_often_is_named_and_equal_groups_are_not() -> None:

@@ -260,3 +260,10 @@ def test_top_label_is_the_confidence_in_the_class_named() -> None:
     confidence, right = top_label(np.array([[0.2, 0.5, 0.3], [0.6, 0.4, 0.0]]), np.array([1, 2]))
     assert confidence.tolist() == [0.5, 0.6]
     assert right.tolist() == [True, False]
+
+
+def test_the_range_of_chance_holds_its_mean() -> None:
+    """Rare events: few draws have one, and these have a large error."""
+    found = ece_null(np.full(10, 1e-3), np.zeros(10, int), np.arange(10), rng=np.random.default_rng(0))
+    assert found is not None
+    assert found.low <= found.mean <= found.high

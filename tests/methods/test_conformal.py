@@ -174,3 +174,12 @@ def test_bad_input_is_named() -> None:
         strangeness(np.ones((2, 2)) / 2, "lac", ["a"], seed=0)
     with pytest.raises(DataError, match=r"\(n, K\) and \(n,\)"):
         fitted(np.ones((2, 2)), np.zeros(3, dtype=int), 0.1)
+
+
+def test_cases_worth_as_many_units_have_the_plain_law_and_fewer_a_wider_one() -> None:
+    assert coverage_by_chance(99, 0.1, units=99) == coverage_by_chance(99, 0.1)
+    assert too_low_p(0.8, 50, 99, 0.1, units=99) == too_low_p(0.8, 50, 99, 0.1)
+    few, many = coverage_by_chance(99, 0.1, units=5), coverage_by_chance(99, 0.1)
+    assert few.mean == many.mean == pytest.approx(0.9)
+    assert few.low < many.low
+    assert too_low_p(0.8, 50, 99, 0.1, units=5) > too_low_p(0.8, 50, 99, 0.1) > 0.0

@@ -105,3 +105,14 @@ def test_log_loss_agrees_with_scikit_learn_and_is_finite() -> None:
     assert found.value == pytest.approx(log_loss(labels, chances), abs=1e-12)
     assert (found.low or 0) < (found.value or 0) < (found.high or 0)
     assert log_losses(np.array([[1000.0, 0.0]]), np.array([1])).tolist() == [1000.0]
+
+
+def test_squares_have_no_limit_below_0() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        predicted = rng.uniform(0.4, 0.6, 40)
+        parts = brier_part_estimates(
+            predicted, rng.random(40) < predicted, np.arange(40), rng=rng, bins=5, resamples=100
+        )
+        assert (parts.reliability.low or 0.0) >= 0
+        assert (parts.resolution.low or 0.0) >= 0

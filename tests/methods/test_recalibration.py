@@ -240,3 +240,12 @@ def test_order_of_cases_changes_nothing(seed: int) -> None:
     for first, second in zip(one, other, strict=True):
         assert first.reason == second.reason
         assert first.value is None or first[:3] == pytest.approx(second[:3], rel=1e-6, abs=1e-8)
+
+
+def test_probabilities_that_differ_by_rounding_have_no_slope() -> None:
+    rng = np.random.default_rng(0)
+    outcomes = rng.random(200) < 0.7
+    nearly = np.where(rng.random(200) < 0.5, 1 - 2e-12, 1 - 2.0001e-12)
+    fit = calibration_slope_intercept(nearly, outcomes, np.arange(200))
+    assert fit.slope.reason == "all probabilities are equal"
+    assert fit.intercept.value is not None

@@ -237,3 +237,10 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match="one number per case"):
         risk_coverage(np.array([1.0, math.nan]), np.array([0, 1]))
     assert aurc(np.array([]), np.array([], dtype=bool), np.array([]), rng=rng()).reason == "no cases"
+
+
+@pytest.mark.parametrize(("size", "decision"), [(2, Decision(1, 0.5, True)), (3, Decision())])
+def test_equal_probabilities_of_different_classes_are_equally_sure(size: int, decision: Decision) -> None:
+    rng = np.random.default_rng(0)
+    chances = np.stack([rng.permutation([0.7, 0.3, 0.0][:size]) for _ in range(50)])
+    assert len(np.unique(confidence(np.log(np.maximum(chances, 1e-12)), decision))) == 1

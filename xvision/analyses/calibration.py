@@ -28,14 +28,14 @@ from xvision.methods.recalibration import Recalibration, calibration_slope_inter
 from xvision.methods.recalibration_preview import FIGURES, Judged, Preview, judged, platt_logits, preview
 from xvision.registry import analysis
 from xvision.result import Better, Metric, Result, Where, spoken
+from xvision.tuning import tuning_cases
 
-_SIGNIFICANT = 0.05
+_SIGNIFICANT = 0.025
+"""A figure of a calibrated model is above the central 95 % of its draws so often."""
 _STREAMS: tuple[tuple[Strategy, str], ...] = (("width", "chance"), ("mass", "adaptive chance"))
 _MOST_CLASSES = 20
 _MOST_MARKS = 20
 _MOST_ROWS = 40
-_NO_SPLIT = 'the data has no split "validation" to fit on, and audited images must not be fitted on'
-_OVERLAP = 'the split "validation" is among the audited images, which must not be fitted on'
 _TWO_CLASSES = "Platt scaling is for two classes; the temperature covers several"
 
 
@@ -190,9 +190,8 @@ class _Fitted(NamedTuple):
 
 def _recalibrations(audit: Audit, bins: int, resamples: int) -> dict[str, _Fitted]:
     """Temperature and Platt's line, by name."""
-    tuning = audit.tuning
-    why = _NO_SPLIT if tuning is None else _OVERLAP if set(tuning.ids) & set(audit.ids) else ""
-    usable = None if why else tuning
+    tuning = tuning_cases(audit)
+    usable, why = (None, tuning) if isinstance(tuning, str) else (tuning, "")
     logits, place = audit.predictions.logits, {"split": "validation"}
     size = temperature(usable.predictions.logits, usable.labels, usable.patients) if usable else not_estimable(why)
     line = _platt(audit, usable, why)
@@ -273,7 +272,7 @@ def _verdict(chance: Chance | None) -> str:
     if chance is None:
         return "not comparable with chance"
     usual = f"a calibrated model would show {text.interval(chance.low, chance.high)} by chance"
-    return f"{'more than calibration allows' if chance.p_value < _SIGNIFICANT else 'within what calibration allows'} ({usual})"
+    return f"{'more than calibration allows' if chance.p_value <= _SIGNIFICANT else 'within what calibration allows'} ({usual})"
 
 
 def _diagram(rows: tuple[Bin, ...], chance: ByChance | None, words: str) -> Lines:
@@ -352,10 +351,11 @@ def _listed(parts: list[Metric]) -> Iterator[Table]:
 
 def _caveats(audit: Audit, parts: list[Metric]) -> Iterator[str]:
     yield "Good calibration here says nothing about another prevalence or scanner."
-    tuning = audit.tuning
-    shared = len(set(tuning.patients) & set(audit.patients)) if tuning is not None else 0
-    if shared and tuning is not None and not set(tuning.ids) & set(audit.ids):
-        yield f"{text.plural(shared, 'patient')} of the validation split are also audited: the preview is too favourable."
+    tuning = tuning_cases(audit)
+    shared = 0 if isinstance(tuning, str) else len(set(tuning.patients) & set(audit.patients))
+    if shared:
+        words = f"{text.plural(shared, 'patient')} of the validation split {'is' if shared == 1 else 'are'}"
+        yield f"{words} also audited: the preview is too favourable."
     slopes = [item for item in parts if item.name == "calibration_slope"]
     if len(slopes) > 1:
         yield f"Of {len(slopes)} groups, one in 20 intervals misses the truth by chance alone."

@@ -11,7 +11,7 @@ import pandas as pd
 from xvision import text
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Bars, Chart, Forest, Mark, Reference, Table
-from xvision.errors import ConfigError, ModelError, nearest
+from xvision.errors import ConfigError, nearest
 from xvision.methods.conformal import (
     SCORE_NAMES,
     Chance,
@@ -27,6 +27,7 @@ from xvision.methods.conformal import (
 from xvision.methods.intervals import Estimate, bootstrap, holm, not_estimable, proportion
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result, Where, spoken
+from xvision.tuning import tuning_cases
 
 _SIGNIFICANT = 0.05
 _LARGEST_SHOWN = 6
@@ -78,20 +79,9 @@ def _names(scores: tuple[str, ...]) -> tuple[ScoreName, ...]:
 
 def _tuning(audit: Audit) -> Audit:
     """The cases to fit on, with predictions."""
-    tuning = audit.tuning
-    needed = "conformal sets are fitted on cases that are not audited"
-    if tuning is None:
-        raise NotApplicable(
-            f'{needed}: give the data a split "validation" (the column split, or [data.split] in a plan)'
-        )
-    try:
-        _ = tuning.predictions
-    except ModelError as problem:
-        if audit.model.access != "scores":
-            raise
-        raise NotApplicable(
-            f'{needed}: add the cases of the split "validation" to the predictions ({problem})'
-        ) from None
+    tuning = tuning_cases(audit)
+    if isinstance(tuning, str):
+        raise NotApplicable(f"conformal sets are fitted on cases that are not audited: {tuning}")
     return tuning
 
 
@@ -102,7 +92,6 @@ class _Part(NamedTuple):
     where: Where
     members: np.ndarray
     covered: Estimate
-    calibrated: int
     p: float | None
 
 
@@ -147,7 +136,7 @@ class _Sets:
 
     @property
     def chance(self) -> Chance:
-        return coverage_by_chance(self.calibrated, self.alpha)
+        return coverage_by_chance(len(self.tuning.ids), self.alpha, units=self.calibrated)
 
     @property
     def broken(self) -> tuple[_Part, ...]:
@@ -161,23 +150,24 @@ class _Sets:
 
     def _parts(self) -> Iterator[_Part]:
         audit = self.audit
-        yield self._part("All cases", {}, np.ones(len(audit.ids), dtype=bool), self.calibrated)
+        whole = np.ones(len(self.tuning.ids), dtype=bool)
+        yield self._part("All cases", {}, np.ones(len(audit.ids), dtype=bool), whole)
         for code, name in enumerate(audit.classes):
-            mine = self.tuning.patients[self.tuning.labels == code] if self.by_class else self.tuning.patients
-            yield self._part(f"class {name}", {"class": name}, audit.labels == code, len(set(mine)))
+            fitted_on = self.tuning.labels == code if self.by_class else whole
+            yield self._part(f"class {name}", {"class": name}, audit.labels == code, fitted_on)
         for column in (*audit.groups, *audit.acquisition):
             for level in sorted(set(audit.column(column))):
                 members = audit.column(column) == level
-                yield self._part(f"{text.label(column)} {level}", {column: level}, members, self.calibrated)
+                yield self._part(f"{text.label(column)} {level}", {column: level}, members, whole)
 
-    def _part(self, label: str, where: Where, members: np.ndarray, calibrated: int) -> _Part:
-        patients = self.audit.patients[members]
-        covered = proportion(self.covered[members], patients, exact=True)
+    def _part(self, label: str, where: Where, members: np.ndarray, fitted_on: np.ndarray) -> _Part:
+        """fitted_on: which of the calibration cases the threshold comes from."""
+        covered = proportion(self.covered[members], self.audit.patients[members], exact=True)
         if covered.value is None:
-            return _Part(label, where, members, covered._replace(reason="no such case is audited"), calibrated, None)
-        enough = covered.n >= _LEAST
-        p = too_low_p(covered.value, covered.n, calibrated, self.alpha) if enough else None
-        return _Part(label, where, members, covered, calibrated, p)
+            return _Part(label, where, members, covered._replace(reason="no such case is audited"), None)
+        cases, units = int(fitted_on.sum()), len(set(self.tuning.patients[fitted_on]))
+        p = too_low_p(covered.value, covered.n, cases, self.alpha, units=units) if covered.n >= _LEAST else None
+        return _Part(label, where, members, covered, p)
 
     def _metrics(self) -> Iterator[Metric]:
         for part in self.parts:
@@ -331,8 +321,8 @@ def _caveats(found: tuple[_Sets, ...], tuning: Audit) -> tuple[str, ...]:
         )
     if found[0].calibrated < len(tuning.ids):
         caveats.append(
-            f"The {len(tuning.ids)} calibration cases are of {found[0].calibrated} patients: ranges by chance count patients, and "
-            "the theorem, which wants independent cases, holds only roughly."
+            f"The {len(tuning.ids)} calibration cases are of {text.plural(found[0].calibrated, 'patient')}: ranges by chance count "
+            "patients, and the theorem, which wants independent cases, holds only roughly."
         )
     full = sorted(
         {
@@ -344,9 +334,11 @@ def _caveats(found: tuple[_Sets, ...], tuning: Audit) -> tuple[str, ...]:
     )
     if full:
         caveats.append(
-            f"Too few calibration cases for alpha {found[0].alpha:g}: {text.listing(full)} is in every set, which says nothing."
+            f"Too few calibration cases for alpha {found[0].alpha:g}: {text.listing(full)} {'is' if len(full) == 1 else 'are'} in "
+            "every set, which says nothing."
         )
     absent = [name for code, name in enumerate(tuning.classes) if not (tuning.labels == code).any()]
     if absent:
-        caveats.append(f"No calibration case is of class {text.listing(absent)}: its coverage rests on other classes.")
+        rests = "" if found[0].by_class else ": what they promise rests on other classes"
+        caveats.append(f"No calibration case is of class {text.listing(absent)}{rests}.")
     return tuple(caveats)

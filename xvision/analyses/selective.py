@@ -12,12 +12,13 @@ import pandas as pd
 from xvision import text
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Forest, Lines, Mark, Reference, Series, Table
-from xvision.errors import ConfigError, ModelError
+from xvision.errors import ConfigError
 from xvision.methods.gaps import group_gaps
 from xvision.methods.intervals import Estimate, bootstrap, not_estimable, proportion
 from xvision.methods.selective import NoRule, Rule, agreed_rule, aurc, confidence, e_aurc, risk_at, threshold_at
 from xvision.registry import analysis
 from xvision.result import Metric, Result, Where, spoken
+from xvision.tuning import tuning_cases
 
 _SHARES = (0.8, 0.9)
 _USUAL = 0.8
@@ -71,7 +72,9 @@ class _Abstention:
         self.audit, self.agreed, self.minimum, self.resamples = audit, agreed, minimum, resamples
         self.sure = confidence(audit.predictions.logits, audit.decision)
         self.wrong, self.patients = ~audit.correct, audit.patients
-        self.tuning = _tuning(audit)
+        tuning = tuning_cases(audit)
+        self.tuning = None if isinstance(tuning, str) else tuning
+        self.untuned = tuning if isinstance(tuning, str) else ""
         self.tried = None if agreed is None else self._tried(agreed)
         self.rule = self._applied()
         self.decided = self.sure >= self.rule.threshold
@@ -80,8 +83,7 @@ class _Abstention:
     def _tried(self, agreed: float) -> Rule | NoRule:
         if self.tuning is None:
             return NoRule(
-                "insufficient evidence: a rule must not be chosen on audited cases; would be settled by a split"
-                ' "validation" with predictions'
+                f'insufficient evidence: {self.untuned}; would be settled by a split "validation" with predictions'
             )
         sure = confidence(self.tuning.predictions.logits, self.tuning.decision)
         return agreed_rule(sure, ~self.tuning.correct, self.tuning.patients, agreed)
@@ -208,18 +210,6 @@ class _Abstention:
         return pd.DataFrame(
             {"id": self.audit.ids, "confidence": self.sure, "decided": self.decided, "wrong": self.wrong}
         )
-
-
-def _tuning(audit: Audit) -> Audit | None:
-    """The cases to choose a rule on, if they have predictions."""
-    tuning = audit.tuning
-    if tuning is None or audit.model.access != "scores":
-        return tuning
-    try:
-        _ = tuning.predictions
-    except ModelError:
-        return None
-    return tuning
 
 
 def _rise(weights: np.ndarray, *, wrong: np.ndarray, decided: np.ndarray) -> np.ndarray:
@@ -373,7 +363,7 @@ def _caveats(found: _Abstention, metrics: tuple[Metric, ...]) -> tuple[str, ...]
     ]
     if found.tuning is None:
         caveats.append(
-            'There is no split "validation": the share decided is that of the audited cases, by construction.'
+            f"No rule could be chosen elsewhere ({found.untuned}): the share decided is that of the audited cases, by construction."
         )
     if isinstance(found.tried, Rule):
         caveats.append(

@@ -34,7 +34,7 @@ class Bin(NamedTuple):
 
 
 class Chance(NamedTuple):
-    """A calibration error as it would be if every probability were right: mean and central 95 %.
+    """A calibration error as it would be if every probability were right: mean and central 95 %, widened to the mean.
 
     p_value: share of draws at or above the error found, counting the found one.
     """
@@ -294,9 +294,9 @@ def calibrated_by_chance(
 
 
 def _chance(errors: np.ndarray, found: float) -> Chance:
-    low, high = np.quantile(errors, [0.025, 0.975])
+    mean, (low, high) = float(errors.mean()), np.quantile(errors, [0.025, 0.975])
     exceeded = int((errors >= found - 1e-12).sum())
-    return Chance(float(errors.mean()), float(low), float(high), (1 + exceeded) / (1 + len(errors)))
+    return Chance(mean, min(float(low), mean), max(float(high), mean), (1 + exceeded) / (1 + len(errors)))
 
 
 def squared_calibration_error(

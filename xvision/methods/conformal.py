@@ -108,25 +108,33 @@ def sets(scores: np.ndarray, thresholds: Sequence[Quantile]) -> np.ndarray:
     return np.asarray(scores <= np.array([each.threshold for each in thresholds]))
 
 
-def coverage_by_chance(cases: int, alpha: float, *, level: float = 0.95) -> Chance:
+def coverage_by_chance(cases: int, alpha: float, *, units: int | None = None, level: float = 0.95) -> Chance:
     """Coverage over draws of ``cases`` calibration cases: Beta(k, n + 1 - k) for continuous scores (Vovk 2012).
 
-    1 throughout where k > n. Ties only add coverage. A finite number of audited cases spreads it further.
+    1 throughout where k > n. Ties only add coverage. A finite number of audited cases spreads it further. units: how many
+    independent cases they are worth, such as their patients; the law of the same mean for so many is then given.
     """
     rank, tail = rank_of(cases, alpha), (1 - level) / 2
     if rank > cases:
         return Chance(1.0, 1.0, 1.0)
-    drawn = beta(rank, cases + 1 - rank)
+    drawn = beta(*_shape(rank, cases, units))
     return Chance(rank / (cases + 1), float(drawn.ppf(tail)), float(drawn.ppf(1 - tail)))
 
 
-def too_low_p(covered: float, audited: int, calibrated: int, alpha: float) -> float:
+def _shape(rank: int, cases: int, units: int | None) -> tuple[float, float]:
+    """Parameters of the Beta law of the coverage."""
+    worth = 1.0 if units is None else (units + 1) / (cases + 1)
+    return rank * worth, (cases + 1 - rank) * worth
+
+
+def too_low_p(covered: float, audited: int, calibrated: int, alpha: float, *, units: int | None = None) -> float:
     """The chance that a share of at most ``covered`` of ``audited`` exchangeable cases is covered: beta-binomial.
 
-    Small means that these cases are not like the calibration cases, beyond what either sample's size explains.
+    Small means that these cases are not like the calibration cases, beyond what either sample's size explains. units: as
+    for :func:`coverage_by_chance`.
     """
     rank = rank_of(calibrated, alpha)
     hits = math.floor(covered * audited + _ROUNDING)
     if rank > calibrated:
         return 1.0 if hits >= audited else 0.0
-    return float(betabinom.cdf(hits, audited, rank, calibrated + 1 - rank))
+    return float(betabinom.cdf(hits, audited, *_shape(rank, calibrated, units)))

@@ -98,7 +98,7 @@ def brier_part_estimates(
     """:func:`brier_parts` with patient bootstrap intervals, the bins staying where they are.
 
     probabilities, outcomes, patients: (N,). Sampling noise adds to reliability and to resolution alike (Ferro and
-    Fricker 2012), so the resamples are shifted to the value. scaled: 0 for always predicting the prevalence, 1 for
+    Fricker 2012), so the resamples are shifted to the value, and cut off at 0. scaled: 0 for always predicting the prevalence, 1 for
     certain and right; not estimable where all outcomes are equal.
     """
     predicted, happened = checked(probabilities, outcomes)
@@ -120,25 +120,25 @@ def brier_part_estimates(
         prevalence = hits.sum(axis=1) / size
         held = np.maximum(cases, 1)
         found = ((forecast - hits) ** 2 / held).sum(axis=1) / size
-        resolved = (hits**2 / held).sum(axis=1) / size - prevalence**2
+        resolved = np.maximum((hits**2 / held).sum(axis=1) / size - prevalence**2, 0.0)  # below only by rounding
         unsure, score = prevalence * (1 - prevalence), drawn @ squared / size
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = np.where(unsure > 0, 1 - score / unsure, np.nan)
         return np.stack([found, resolved, unsure, score - found + resolved - unsure, scaled], axis=1)
 
-    return PartEstimates(
-        *[
-            bootstrap(
-                lambda weights, place=place: statistic(weights)[:, place],  # type: ignore[misc]  # bound now, not later
-                codes,
-                rng=rng,
-                resamples=resamples,
-                level=level,
-                centred=place < 2,
-            )
-            for place in range(5)
-        ]
-    )
+    found = [
+        bootstrap(
+            lambda weights, place=place: statistic(weights)[:, place],  # type: ignore[misc]  # bound now, not later
+            codes,
+            rng=rng,
+            resamples=resamples,
+            level=level,
+            centred=place < 2,
+        )
+        for place in range(5)
+    ]
+    squares = [each if each.low is None else each._replace(low=max(each.low, 0.0)) for each in found[:2]]
+    return PartEstimates(*squares, *found[2:])
 
 
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

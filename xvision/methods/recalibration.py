@@ -17,6 +17,8 @@ _FLOOR = 1e-12
 _FURTHEST = 5.0
 """Most that one step moves a log-odds: a longer one may end where every probability is 0 or 1 and no slope is left."""
 
+_SAME = 1e-3
+"""Log-odds this close are one: near 1 a rounding of the probability moves them so far."""
 _VAGUE = 10.0
 """A temperature that may as well be this many times as large or as small is not given."""
 
@@ -103,10 +105,10 @@ def slope_change(
 
 
 def _slope_unfit(odds: np.ndarray, happened: np.ndarray) -> str | None:
-    if odds.min() == odds.max():
+    if np.ptp(odds) <= _SAME:
         return "all probabilities are equal"
     hits, misses = odds[happened], odds[~happened]
-    if misses.max() <= hits.min() or hits.max() <= misses.min():
+    if misses.max() <= hits.min() + _SAME or hits.max() <= misses.min() + _SAME:
         return "the probabilities separate the outcomes perfectly"
     return None
 

@@ -15,12 +15,12 @@ import numpy as np
 from scipy.special import logsumexp, xlog1py
 
 from xvision.errors import ConfigError, DataError
-from xvision.methods.decision import Decision, shifted_logits
+from xvision.methods.decision import TIE, Decision, shifted_logits
 from xvision.methods.intervals import Estimate, binary, bootstrap, not_estimable, proportion, with_width
 
 TESTED_COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """Shares of the tuning cases at which a rule is tried, fixed beforehand."""
-_ROUNDING = 1e-9
+_ROUNDING, _DECIMALS = 1e-9, 9
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -50,17 +50,18 @@ class NoRule(NamedTuple):
 
 
 def confidence(logits: np.ndarray, decision: Decision) -> np.ndarray:
-    """(N,) how sure each decision is, in log-odds, for logits (N, K).
+    """(N,) how sure each decision is, in log-odds rounded to nine decimals, for logits (N, K).
 
     With a threshold: the distance of the positive log-odds from the threshold's. Else the log-odds of the most probable
-    class against all others, which rank the cases as its probability does and do not saturate at 1.
+    class against all others, which rank the cases as its probability does and do not saturate at 1. Without the rounding
+    equal probabilities, of one class or the other, would be ordered by their last bit.
     """
     values = np.asarray(logits, float)
     if decision.positive is not None:
-        shifted = shifted_logits(values, decision)
-        return np.asarray(np.abs(shifted[:, 0] - shifted[:, 1]))
+        shifted = shifted_logits(values, decision)[:, decision.positive] - TIE
+        return np.asarray(np.abs(shifted).round(_DECIMALS))
     ordered = np.sort(values, axis=1)
-    return np.asarray(ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1))
+    return np.asarray((ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)).round(_DECIMALS))
 
 
 def risk_coverage(sure: np.ndarray, wrong: np.ndarray) -> Curve:
