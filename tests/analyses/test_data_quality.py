@@ -226,7 +226,7 @@ def test_a_shortcut_in_the_columns_is_found_in_the_split_where_it_is() -> None:
     for name in ("site", "all columns"):
         test = found(result, "metadata_auroc", column=name, split="audited")
         assert (test.low or 0) < 0.5 + 0.08
-    assert "site predicts the label in the split train" in result.summary or "all columns predicts" in result.summary
+    assert "site predicts the label in the split train" in result.summary or "all columns predict the" in result.summary
     assert (found(result, "association_p", column="site", **{"with": "label"}).value or 0) > 0.05
     assert found(result, "association", column="age", **{"with": "split"}).value == pytest.approx(0, abs=0.12)
     missing = found(result, "missing_share", column="age")
@@ -234,6 +234,27 @@ def test_a_shortcut_in_the_columns_is_found_in_the_split_where_it_is() -> None:
     rows = table(result, "Who is in which split").rows
     whole = next(row for row in rows if row[:3] == ("audited", "", "all"))
     assert whole[3:] == (200, 200, 1.0, int((labels[400:] == 0).sum()), int((labels[400:] == 1).sum()))
+
+
+def test_each_of_many_copies_is_counted() -> None:
+    """More copies than the nearest images that are looked at."""
+    data = made()
+    rows = data.of("test")[:15]
+    for step, row in enumerate(rows):
+        data.pixels[row] = np.clip(data.pixels[rows[0]], 0, 0.98) + 0.001 * step
+        data.write(row, "label", "normal")
+    assert found(run(data.audit()), "repeated_images", by="hash", among="same label").value == 15
+
+
+@pytest.mark.parametrize(("filled", "reason"), [(0.3, "all embeddings are equal"), (np.nan, "are not finite")])
+def test_embeddings_that_say_nothing_give_reasons(filled: float, reason: str) -> None:
+    class Blind(CornerReader):
+        def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(pixels), 8), filled)
+
+    result = run(replace(made(60).audit(), model=Blind()))
+    assert reason in (found(result, "label_noise", by="embeddings").reason or "")
+    assert found(result, "leaked_images", by="embedding").value is None
 
 
 @pytest.mark.parametrize("kind", ["ten", "equal", "one split"])

@@ -178,7 +178,8 @@ def _sentences(metrics: list[Metric]) -> Iterator[str]:
     if known:
         best = max(known, key=lambda item: item.value or 0.0)
         if (best.value or 0.0) >= _SHORTCUT:
+            told = "all columns predict" if best.where["column"] == ALL_COLUMNS else f"{best.where['column']} predicts"
             yield (
-                f"Without any image, {best.where['column']} predicts the label in the split {best.where['split']} with an AUROC of "
+                f"Without any image, {told} the label in the split {best.where['split']} with an AUROC of "
                 f"{text.value(best.value, best.low, best.high)}: a shortcut is available."
             )

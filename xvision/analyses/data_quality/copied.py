@@ -94,13 +94,15 @@ def _pairs(by: str, seen: Gathered, own: np.ndarray, found: Neighbours, limit: T
     """Each pair once; images of one patient that agree in split and label are no finding."""
     if limit.value is None:
         return
+    told: set[tuple[int, int]] = set()
     for row, column in np.argwhere((found.distances <= limit.value) & (found.places >= 0)):
         first, second = int(own[row]), int(found.places[row, column])
         across = seen.splits[first] != seen.splits[second]
         other = seen.labels[first] != seen.labels[second]
-        twice = bool(seen.audited[second]) and second < first
+        twice = (second, first) in told
         same = seen.patients[first] == seen.patients[second] and not across and not other
         if not twice and not same:
+            told.add((first, second))
             kind = ACROSS if across else OTHER if other else SAME
             yield _Pair(seen, first, second, float(found.distances[row, column]), kind, by)
 

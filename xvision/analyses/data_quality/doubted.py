@@ -58,10 +58,13 @@ def _by_embeddings(audit: Audit, seen: Gathered | None) -> Found:
     if seen is None:
         return audit.can("embeddings") or ""
     seen = seen.kept(seen.audited)
-    labels, patients = audit.labels[seen.position], seen.patients
+    labels, patients, embeddings = audit.labels[seen.position], seen.patients, seen.rows["embeddings"]
+    if (embeddings == embeddings[0]).all():
+        return "all embeddings are equal"
+    finite = np.isfinite(embeddings).all()
     try:
         outside = out_of_fold(
-            _reduced(seen.rows["embeddings"]),
+            _reduced(embeddings) if finite else embeddings,
             labels,
             patients,
             classes=audit.classes,
