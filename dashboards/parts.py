@@ -27,7 +27,7 @@ _TOOLBAR = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 }
 _ROWS_OF_CASES = 6
-_SHORT_LABEL, _FEW_COLUMNS = 16, 8
+_SHORT_LABEL, _FEW_COLUMNS = 16, 6
 _METRIC_COLUMNS = ("Metric", "Condition", "Result", "n", "Unit", "Better", "Interval", "Value", "Low", "High")
 
 
@@ -141,11 +141,12 @@ def _column(values: Sequence[str | float | None]) -> pd.Series[Any]:
         return pd.Series(values, dtype="Int64")
     if known and all(isinstance(value, int | float) for value in known):
         return pd.Series(values, dtype="float64")
-    words = [
-        value if value is None else inert.plain(value if isinstance(value, str) else text.number(value))
-        for value in values
-    ]
-    return pd.Series(words, dtype="object")
+    return pd.Series([None if value is None else inert.plain(_words(value)) for value in values], dtype="object")
+
+
+def _words(value: str | float) -> str:
+    """A cell of a column that holds words, too; counts have no decimals."""
+    return value if isinstance(value, str) else text.number(value, "count" if isinstance(value, int) else "")
 
 
 def data_table(rows: pd.DataFrame, name: str, *, alt: str, height: int | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dashboards.charts import Drawable, figure
+from dashboards.parts import table_frame
 from tests.factories import HOSTILE, explanation, fairness, performance
 from xvision.charts import Axis, Bars, Forest, HeatMap, Lines, Mark, Reference, Series
 
@@ -133,3 +134,8 @@ def test_hostile_labels_are_inert_in_every_kind() -> None:
 def test_pictures_and_tables_are_never_figures() -> None:
     kinds = {chart.kind for chart in explanation("lesion").charts}
     assert kinds == {"images", "table"}
+
+
+def test_counts_beside_words_have_no_decimals() -> None:
+    table = Table("t", "a", ("what", "value"), (("decided", 593), ("risk", 0.25), ("rule", "agreed"), ("left", None)))
+    assert table_frame(table)["value"].tolist() == ["593", "0.250", "agreed", None]
