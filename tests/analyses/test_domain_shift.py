@@ -146,6 +146,17 @@ def test_another_mixture_is_called_a_shift_of_prevalence_and_is_recovered() -> N
     assert standard == pytest.approx((1 - share) * recalls[0] + share * recalls[1])
 
 
+def test_a_reference_whose_labels_the_model_does_not_know_is_not_called_unlabelled() -> None:
+    audit = phantom_audit(3, images=400)
+    reference = audit.everything.split("validation")
+    strange = reference.table.assign(label=["effusion", *reference.table["label"][1:]])
+    other = replace(audit, outside=Outside(reference=replace(reference, table=strange)), shared={})
+    result = domain_shift(other, **FAST)
+    for metric in (one(result, "shift_p", test="labels"), one(result, "estimated_accuracy")):
+        assert metric.value is None
+        assert "has cases without a label that is a class of the model" in (metric.reason or "")
+
+
 def scored(count: int, *, labels: np.ndarray | None = None, known: slice = slice(None), **columns: object) -> Audit:
     """Predictions only; the first half is the split "validation", the other "test"; two images a patient."""
     rng = np.random.default_rng(0)

@@ -297,3 +297,19 @@ def test_axes_of_the_embeddings_are_no_noise_of_the_reference(power: float, leas
     assert least <= len(axes.directions) <= (8 if least else 0)
     ratio = axes.places(fresh).std(axis=0) / axes.places(embeddings).std(axis=0)
     assert (ratio > 0.75).all()
+
+
+def test_one_finding_of_several_is_watched_also_where_the_labels_are_of_it_alone(later: Path, tmp_path: Path) -> None:
+    model = tmp_path / "findings"
+    save_model(preset("tiny-qwen3", seed=0, classes=("lesion", "scar"), multilabel=True), model)
+    write_phantoms(PhantomSettings(n=300, seed=11), tmp_path / "data")
+    manifest = tmp_path / "data" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",normal,", ",no lesion,"))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'only = ["performance"]\n[data]\npath = "data"\n[model]\npath = "findings"\n'
+        '[decision]\npositive = "lesion"\nthreshold = 0.5\n'
+    )
+    assert main(["audit", str(plan), "--out", str(tmp_path / "run")]) == 0
+    assert main(["baseline", str(tmp_path / "run")]) == 0
+    assert main(["drift", f"{tmp_path / 'run'}.baseline", str(later)]) == 0

@@ -155,7 +155,8 @@ def _output_rows(audit: Audit, reference: Audit) -> list[_Row]:
 
 def _label_rows(audit: Audit, reference: Audit) -> list[_Row]:
     if not (audit.labelled and reference.labelled):
-        return [_missing("prevalence", "Labels", {"test": "labels"}, f"{reference.called} has no labels")]
+        why = f"{reference.called} has cases without a label that is a class of the model"
+        return [_missing("prevalence", "Labels", {"test": "labels"}, why)]
     p_value = decisions_test(
         Sets(reference.labels, audit.labels, reference.patients, audit.patients), len(audit.classes)
     )

@@ -45,7 +45,7 @@ def without_labels(audit: Audit, reference: Audit, fewest: int, resamples: int) 
 
 def _unfit(audit: Audit, reference: Audit, fewest: int) -> str:
     if not reference.labelled:
-        return f"not applicable: {reference.called} has no labels to start from"
+        return f"not applicable: {reference.called} has cases without a label that is a class of the model"
     counts = [len(np.unique(side.patients)) for side in (reference, audit)]
     if min(counts) < fewest:
         return (
