@@ -10,7 +10,7 @@ import pytest
 from dashboards.charts import Drawable, figure
 from dashboards.parts import table_frame
 from tests.factories import HOSTILE, explanation, fairness, performance
-from xvision.charts import Axis, Bars, Forest, HeatMap, Lines, Mark, Reference, Series
+from xvision.charts import Axis, Bars, Forest, HeatMap, Lines, Mark, Reference, Series, Table
 
 
 def drawn(chart: Drawable) -> dict[str, Any]:
