@@ -14,7 +14,9 @@ from xvision.methods.corruptions import CORRUPTIONS, blur, corrupt, ct, geometry
 
 EVERY = sorted(CORRUPTIONS)
 OWN = sorted(kind.name for module in (noise, blur, tone, resolution, marks, geometry, ct) for kind in module.KINDS)
-GRADED = [(name, each) for name in OWN if CORRUPTIONS[name].graded for each in CORRUPTIONS[name].severities]
+GRADED = [
+    (name, each) for name in OWN for each in CORRUPTIONS[name].severities if CORRUPTIONS[name].graded(each or None)
+]
 DRAWN = {
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "motion_blur", "underexposure", "window_centre", "window_width",
     "grid_lines", "rotation", "elastic", "orientation", "ct_dose", "ct_rings", "ct_metal",

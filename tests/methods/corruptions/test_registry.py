@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.methods.corruptions.pictures import chest, flat, one
+from tests.methods.corruptions.pictures import chest, colourful, flat, one
 from xvision.errors import ConfigError, DataError
 from xvision.methods.corruptions import (
+    ANY,
     CORRUPTIONS,
     MODALITIES,
     Corruption,
@@ -108,3 +110,12 @@ def test_what_cannot_be_corrupted_is_named() -> None:
         one(chest() * torch.nan, "jpeg", 1)
     with pytest.raises(DataError, match=r"found pixels of shape \(1, 64, 64\)"):
         one(chest()[0], "jpeg", 1)
+
+
+def test_all_or_nothing_is_told_by_the_modality_and_draws_the_same_at_every_severity() -> None:
+    turned = [corrupt(colourful(), "orientation", level, ["a"], seed=4) for level in range(1, 6)]
+    assert all(torch.equal(each, turned[0]) for each in turned)
+    kind = replace(
+        corruption_of(darker, (0.1, 0.2, 0.3, 0.4, 0.5)), severities={ANY: (1, 1, 1, 1, 1), "ct": (1, 2, 3, 4, 5)}
+    )
+    assert (kind.graded("ct"), kind.graded("xray"), kind.graded(None)) == (True, False, False)

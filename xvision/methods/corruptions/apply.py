@@ -37,7 +37,8 @@ def corrupt(
     images = pixels.float()
     if severity == 0:
         return images
-    seeds = [case_seed(seed, f"{kind}/{severity}", key) for key in keys]
+    drawn = severity if corruption.graded(modality) else 1  # all or nothing: the same image at every severity
+    seeds = [case_seed(seed, f"{kind}/{drawn}", key) for key in keys]
     corrupted = corruption.apply(images, values[severity - 1], seeds)
     if corrupted.shape != images.shape:
         raise DataError(f"the corruption {kind} returned {tuple(corrupted.shape)} for pixels {tuple(images.shape)}")

@@ -61,10 +61,9 @@ class Corruption:
                     f"the corruption {self.name!r} has severities {values}: five different values are needed"
                 )
 
-    @property
-    def graded(self) -> bool:
+    def graded(self, modality: str | None) -> bool:
         """Do its severities differ? All or nothing is five times the same value, and one severity is enough to run."""
-        return all(len(set(values)) == 5 for values in self.severities.values())
+        return len(set(self.values(modality))) > 1
 
     def suits(self, modality: str | None) -> bool:
         """Does it make sense for a modality; for None, for every one?"""
