@@ -16,6 +16,7 @@ from xvision.config import Modality
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
+from xvision.errors import ConfigError
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.methods.intervals import Estimate, bootstrap, not_estimable, with_width
 from xvision.models.predictions import PredictionsClassifier
@@ -201,6 +202,8 @@ class Audit:
 
     def sample(self, count: int) -> np.ndarray:
         """Positions of at most ``count`` cases, drawn without replacement and in data order; all when there are fewer."""
+        if count < 1:
+            raise ConfigError(f"analysis.{self.task}: found {count} cases to look at: at least 1 is needed.")
         if count >= len(self.ids):
             return np.arange(len(self.ids))
         return np.sort(self.rng("sample").choice(len(self.ids), count, replace=False))
@@ -281,6 +284,11 @@ class Audit:
         if need == "words" and not hasattr(kind, "with_question") and not getattr(self.model, "takes_text", False):
             return f"{name} reads no words: its classification head sees the image alone"
         return None
+
+
+def apart(column: str, *taken: str) -> str:
+    """The key of a group column in ``where``; a column called like another condition is told apart from it."""
+    return f"group {column}" if column in taken else column
 
 
 def metric(
