@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from tests.analyses.subjects import SIDE, subject
+from tests.factories import write_run
 from xvision.analyses.corruption import corruption
 from xvision.audit import Audit
+from xvision.charts import HeatMap, Table
 from xvision.errors import ConfigError
 from xvision.methods.corruptions import CORRUPTIONS, kinds_of
 from xvision.methods.decision import Decision
-from xvision.result import Metric, Result
+from xvision.registry import analyses
+from xvision.result import Metric, Record, Result
+from xvision.store import Run, Writer
 
 
 def bright(cases: int = 40) -> Audit:
@@ -30,6 +34,17 @@ def bright(cases: int = 40) -> Audit:
 def found(result: Result, name: str, **where: str | int) -> Metric:
     (one,) = [item for item in result.metrics if item.name == name and dict(item.where) == where]
     return one
+
+
+def reference(folder: Path, audit: Audit, result: Result) -> Path:
+    """The run folder of an audit with this page."""
+    info = Run(write_run(folder)).info
+    writer = Writer(folder)
+    writer.info(replace(info, fingerprints={**info.fingerprints, "data": audit.fingerprints[1]}))
+    asked = analyses()["corruption"]
+    record = Record("corruption", asked.title, asked.pillar, asked.question, "ok", "key", {}, 0.0)
+    writer.result(record, result)
+    return folder
 
 
 def test_what_changes_no_mean_costs_a_model_of_the_mean_nothing() -> None:
@@ -97,3 +112,56 @@ def test_groups_are_told_apart() -> None:
     split = replace(audit, everything=replace(audit.everything, table=table))
     result = corruption(split, kinds=("inversion",), resamples=10)
     assert found(result, "flip_rate", site="A", corruption="inversion", severity=3).n == 20
+
+
+def test_a_group_called_severity_is_told_apart_from_the_severity_of_the_damage() -> None:
+    audit = bright(40)
+    table = audit.everything.table.assign(severity=np.where(np.arange(40) % 4 < 2, "mild", "grave"))
+    split = replace(audit, everything=replace(audit.everything, table=table), groups=("severity",))
+    result = corruption(split, kinds=("inversion", "inversion"), resamples=10)
+    keys = [(item.name, *sorted(item.where.items())) for item in result.metrics]
+    assert len(keys) == len(set(keys))
+    (heat,) = [chart for chart in result.charts if isinstance(chart, HeatMap) and "by severity" in chart.title]
+    assert heat.columns == ("grave", "mild")
+
+
+def test_no_interval_over_all_kinds_is_without_width() -> None:
+    result = corruption(bright(10), kinds=("contrast_down",), resamples=20)
+    overall, kept = (
+        found(result, "accuracy_under_corruption"),
+        found(result, "retention", corruption="contrast_down", severity=5),
+    )
+    assert overall.value == kept.value == 1.0
+    assert overall.low == kept.low == pytest.approx(0.722, abs=1e-3)  # Wilson for ten of ten
+
+
+def test_an_envelope_without_a_figure_says_so_and_one_without_kinds_is_not_drawn() -> None:
+    audit = bright(10)
+    healthy = replace(
+        audit, everything=replace(audit.everything, table=audit.everything.table.assign(label="normal")), shared={}
+    )
+    result = corruption(healthy, kinds=("gamma_up",), agreed_sensitivity=0.9, resamples=10)
+    (table,) = [chart for chart in result.charts if isinstance(chart, Table) and "envelope" in chart.title]
+    assert table.rows[0][1:] == ("not estimable", "none", "not estimable")
+    only = corruption(bright(10), kinds=("laterality_flip",), agreed_accuracy=0.9, resamples=10)
+    assert not any("envelope" in chart.title for chart in only.charts)
+    without = replace(audit, decision=Decision())
+    with pytest.raises(ConfigError, match="decision has none"):
+        corruption(without, agreed_sensitivity=0.9)
+    with pytest.raises(ConfigError, match="at least 1"):
+        corruption(audit, cases=0)
+
+
+def test_the_reference_is_compared_on_the_same_images_and_no_other_data(tmp_path: Path) -> None:
+    """Clean errors of all images beside damaged ones of a sample would not give 100 for the reference itself."""
+    sound = bright(40)
+    labels = np.where(np.arange(40) < 8, "lesion", sound.everything.table["label"])  # four of them are dark
+    weak = replace(sound, everything=replace(sound.everything, table=sound.everything.table.assign(label=labels)))
+    kinds = ("gamma_up", "brightness_down")
+    run = reference(tmp_path / "run", weak, corruption(weak, cases=9, kinds=kinds, resamples=10))
+    again = corruption(weak, cases=9, kinds=kinds, reference_run=str(run), resamples=10)
+    assert found(again, "clean_accuracy").value != pytest.approx(float(weak.correct.mean()))
+    for name in ("mean_corruption_error", "relative_mean_corruption_error"):
+        assert found(again, name, reference="run").value == pytest.approx(100.0)
+    with pytest.raises(ConfigError, match="other data"):
+        corruption(bright(20), cases=9, kinds=kinds, reference_run=str(run), resamples=10)

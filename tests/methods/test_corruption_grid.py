@@ -46,7 +46,8 @@ def test_no_damage_costs_nothing() -> None:
         np.repeat(np.repeat(clean.clean[:, None, None], 2, 1), 5, 2), clean.clean, clean.labels, clean.patients, BINARY
     )
     kept = same.retention(0, 0, resamples=100, rng=np.random.default_rng(0))
-    assert (kept.value, kept.low, kept.high) == (1.0, 1.0, 1.0)
+    assert (kept.value, kept.high) == (1.0, 1.0)
+    assert kept.low == pytest.approx(30 / (30 + 1.96**2), abs=1e-4)  # Wilson for thirty patients of thirty
     assert not same.flips.any()
 
 

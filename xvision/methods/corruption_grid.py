@@ -15,7 +15,7 @@ import numpy as np
 from xvision.errors import DataError
 from xvision.methods.calibration import ece
 from xvision.methods.decision import Decision, decide, probabilities
-from xvision.methods.intervals import Estimate, bootstrap, not_estimable, proportion
+from xvision.methods.intervals import Estimate, bootstrap, not_estimable, proportion, with_width
 from xvision.methods.scores import auroc
 
 _BINS = 15
@@ -100,14 +100,16 @@ class Grid:
         statistic = partial(
             _ratio, above=self.hits[:, kind, severity].astype(float), below=self.clean_hits.astype(float)
         )
-        return bootstrap(statistic, self.patients, resamples=resamples, rng=rng)
+        found = bootstrap(statistic, self.patients, resamples=resamples, rng=rng)
+        return found if (found.value or 0.0) > 1 else with_width(found, found.n, 0.95)
 
     def mean_accuracy(self, kinds: Sequence[int], *, resamples: int, rng: np.random.Generator) -> Estimate:
         """Mean over kinds and severities, each counting alike."""
         shares = self.hits[:, list(kinds)].mean(axis=(1, 2))
-        return bootstrap(
+        found = bootstrap(
             lambda weights: weights @ shares / weights.sum(axis=1), self.patients, resamples=resamples, rng=rng
         )
+        return with_width(found, found.n, 0.95)
 
     def corruption_error(
         self, kinds: Sequence[int], reference: Reference, *, relative: bool, resamples: int, rng: np.random.Generator

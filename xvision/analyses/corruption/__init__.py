@@ -46,6 +46,12 @@ def corruption(
     the mean corruption error (mCE, Hendrycks and Dietterich 2019) in percent of that model's.
     """
     names = _names(audit, kinds)
+    agreed = {"accuracy": agreed_accuracy, "sensitivity": agreed_sensitivity}
+    found = {name: value for name, value in agreed.items() if value is not None}
+    if "sensitivity" in found and audit.decision.positive is None:
+        raise ConfigError(
+            "analysis.corruption.agreed_sensitivity needs a positive class: this model's decision has none."
+        )
     positions = audit.sample(cases)
     looked_at = frozenset(str(name) for name in audit.ids[positions[:: -(-len(positions) // _LOOKED_AT)]])
     measure = partial(_measure, names=names, seed=audit.seed, modality=audit.modality, looked_at=looked_at)
@@ -53,25 +59,23 @@ def corruption(
     clean = audit.predictions.logits[positions]
     grid = Grid(rows["logits"].astype(float), clean, audit.labels[positions], audit.patients[positions], audit.decision)
     figures = Figures(audit, grid, rows, positions, names, resamples)
-    agreed = {"accuracy": agreed_accuracy, "sensitivity": agreed_sensitivity}
-    found = {name: value for name, value in agreed.items() if value is not None}
-    if "sensitivity" in found and audit.decision.positive is None:
-        raise ConfigError(
-            "analysis.corruption.agreed_sensitivity needs a positive class: this model has more than two."
-        )
     metrics = (*figures.overall(reference_run), *figures.cells, *figures.groups)
     stored = cases_of(audit, names)
     return Result(
         figures.summary(found),
         metrics,
-        (*(figures.envelope(name, value) for name, value in found.items()), *charts_of(figures), *pictured(stored)),
+        (
+            *(figures.envelope(name, value) for name, value in found.items() if figures.judged),
+            *charts_of(figures),
+            *pictured(stored),
+        ),
         stored,
         caveats=_caveats(audit, bool(found)),
     )
 
 
 def _names(audit: Audit, kinds: tuple[str, ...]) -> tuple[str, ...]:
-    names = kinds or tuple(name for name in kinds_of(audit.modality) if _shows(audit, name))
+    names = tuple(dict.fromkeys(kinds)) or tuple(name for name in kinds_of(audit.modality) if _shows(audit, name))
     for name in names:
         if name not in CORRUPTIONS:
             raise ConfigError(f"analysis.corruption.kinds: unknown kind {name!r}. {nearest(name, CORRUPTIONS)}")
@@ -100,7 +104,7 @@ def _measure(
     with torch.inference_mode():
         for kind, name in enumerate(names):
             for place, severity in enumerate(SEVERITIES):
-                if place and not CORRUPTIONS[name].graded:  # all or nothing: the same at every severity
+                if place and not CORRUPTIONS[name].graded(modality):  # all or nothing: the same at every severity
                     logits.append(logits[-1])
                     continue
                 damaged = corrupt(batch.pixels, name, severity, batch.ids, seed=seed, modality=modality)

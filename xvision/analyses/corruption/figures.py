@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xvision import text
-from xvision.audit import Audit, metric
+from xvision.audit import Audit, apart, metric
 from xvision.charts import Table
 from xvision.engine import Rows
 from xvision.errors import ConfigError, XVisionError
@@ -46,6 +46,10 @@ class Figures:
     def of(self, name: str, kind: str, severity: int) -> Metric:
         return self._by[name, kind, severity]
 
+    def key(self, column: str) -> str:
+        """Of a group column in ``where``."""
+        return apart(column, "corruption", "severity")
+
     def _cell(self, kind: int, severity: int) -> Iterator[Metric]:
         name, column, grid = self.names[kind], severity - 1, self.grid
         where: Where = {"corruption": name, "severity": severity}
@@ -75,7 +79,7 @@ class Figures:
             levels = self.audit.column(column)[self.positions]
             for level in sorted(set(levels)):
                 for kind in self.judged:
-                    where: Where = {column: level, "corruption": self.names[kind], "severity": PICTURED}
+                    where: Where = {self.key(column): level, "corruption": self.names[kind], "severity": PICTURED}
                     chosen = levels == level
                     right = self.grid.accuracy(kind, PICTURED - 1, chosen)
                     flips = self.grid.flip_rate(kind, PICTURED - 1, chosen)
@@ -89,8 +93,10 @@ class Figures:
         draws = self.audit.rng("overall")
         mean = self.grid.mean_accuracy(self.judged, resamples=self.resamples, rng=draws)
         yield metric("accuracy_under_corruption", mean, better="higher")
+        yield metric("clean_accuracy", self.grid.clean_accuracy(), better="higher")
         if reference_run:
-            reference = _reference(reference_run, [self.names[kind] for kind in self.judged])
+            kinds = [self.names[kind] for kind in self.judged]
+            reference = _reference(reference_run, kinds, self.audit.fingerprints[1])
             for name, relative in (("mean_corruption_error", False), ("relative_mean_corruption_error", True)):
                 found = self.grid.corruption_error(
                     self.judged, reference, relative=relative, resamples=self.resamples, rng=draws
@@ -112,6 +118,8 @@ class Figures:
         value = severities_of(kind, self.audit.modality)[max(found.holds, 1) - 1]
         setting = f"{CORRUPTIONS[kind].parameter} {value}" if found.holds > 0 else "none"
         missed = "at none" if found.crossed is None else str(found.crossed)
+        if self.of(name, kind, 1).value is None:
+            return CORRUPTIONS[kind].title, "not estimable", "none", "not estimable"
         return CORRUPTIONS[kind].title, _up_to(found.holds), setting, missed
 
     def _envelope(self, kind: str, name: str, agreed: float) -> Envelope:
@@ -159,26 +167,31 @@ def _spread(name: str, values: np.ndarray, unit: str, where: Where) -> Metric:
     )
 
 
-def _reference(path: str, kinds: list[str]) -> Reference:
-    """Errors of another model under these kinds, from its run folder. ConfigError where it does not say."""
+def _reference(path: str, kinds: list[str], data: str) -> Reference:
+    """Errors of another model under these kinds, from its run folder. ConfigError where it does not say, or of other data."""
     try:
-        found = Run(Path(path)).metrics
+        run = Run(Path(path))
+        found, other = run.metrics, run.info.fingerprints.get("data") != data
     except XVisionError as problem:
         raise ConfigError(f"analysis.corruption.reference_run: {problem}") from None
+    if other:
+        raise ConfigError(
+            f"analysis.corruption.reference_run: {path} is an audit on other data, so errors cannot be compared."
+        )
     own = found[(found["analysis"] == "corruption") & (found["name"] == "accuracy")]
     cells = {
         (where["corruption"], int(where["severity"])): value
         for where, value in zip(own["where"], own["value"], strict=True)
         if set(where) == {"corruption", "severity"}
     }
-    clean = found[(found["analysis"] == "performance") & (found["name"] == "accuracy")]
-    overall = [value for where, value in zip(clean["where"], clean["value"], strict=True) if not where]
+    clean = found[(found["analysis"] == "corruption") & (found["name"] == "clean_accuracy")]
+    overall = list(clean["value"])
     missing = [kind for kind in kinds for severity in SEVERITIES if (kind, severity) not in cells]
     if missing or not overall:
         what = f"no accuracy under {missing[0]!r}" if missing else "no clean accuracy"
         raise ConfigError(
-            f"analysis.corruption.reference_run: {path} has {what}. Audit the reference on the same data with the analyses"
-            " performance and corruption, all kinds."
+            f"analysis.corruption.reference_run: {path} has {what}. Audit the reference on the same data with the analysis"
+            " corruption, all kinds."
         )
     errors = np.array([[1 - cells[kind, severity] for severity in SEVERITIES] for kind in kinds], dtype=float)
     return Reference(errors, 1 - float(overall[0]))

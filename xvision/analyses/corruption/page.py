@@ -20,7 +20,7 @@ def charts_of(figures: Figures) -> tuple[Chart, ...]:
     judged = tuple(figures.names[kind] for kind in figures.judged)
     maps = [_heat(figures, "flip_rate", "Share of decisions that change", "lower", figures.names)]
     if not judged:
-        return tuple(maps)
+        return (*maps, _strength(figures))
     return (
         _heat(figures, "accuracy", "Accuracy under damage", "higher", judged),
         *maps,
@@ -33,11 +33,15 @@ def charts_of(figures: Figures) -> tuple[Chart, ...]:
 
 def _heat(figures: Figures, name: str, title: str, better: str, kinds: tuple[str, ...]) -> HeatMap:
     values = tuple(tuple(figures.of(name, kind, severity).value for severity in SEVERITIES) for kind in kinds)
-    change = [row[-1] if row[-1] is not None else 0.0 for row in values]
-    worst = kinds[int(np.argmin(change) if better == "higher" else np.argmax(change))]
+    known = {kind: row[-1] for kind, row in zip(kinds, values, strict=True) if row[-1] is not None}
+    alt = f"{text.label(name)} for each kind of damage and severity"
+    if known:
+        end = (min if better == "higher" else max)(known, key=lambda kind: known[kind])
+        lowest = "lowest" if better == "higher" else "highest"
+        alt += f"; at severity 5 it is {lowest} for {CORRUPTIONS[end].title}, {known[end]:.3f}"
     return HeatMap(
         title,
-        f"{text.label(name)} for each kind of damage and severity; {CORRUPTIONS[worst].title} is worst at severity 5.",
+        f"{alt}.",
         tuple(str(severity) for severity in SEVERITIES),
         tuple(CORRUPTIONS[kind].title for kind in kinds),
         values,
@@ -54,8 +58,8 @@ def _worst(figures: Figures, judged: tuple[str, ...]) -> Lines:
     clean = float(figures.grid.clean_hits.mean())
     lowest = figures.of("accuracy", drops[0], 5).value or 0.0
     return Lines(
-        title="Accuracy against severity: the four most harmful kinds",
-        alt=f"Accuracy falls from {clean:.3f} on clean images to {lowest:.3f} for {CORRUPTIONS[drops[0]].title}.",
+        title="Accuracy against severity: the most harmful kinds",
+        alt=f"Accuracy is {clean:.3f} on clean images and {lowest:.3f} at severity 5 of {CORRUPTIONS[drops[0]].title}.",
         x=Axis("Severity", low=0.5, high=5.5, ticks=tuple((float(s), str(s)) for s in SEVERITIES)),
         y=Axis("Accuracy", low=0, high=1),
         series=tuple(
@@ -79,9 +83,9 @@ def _by_group(figures: Figures, judged: tuple[str, ...]) -> Iterator[HeatMap]:
     """Who loses most: decisions that change, by group level."""
     for column in figures.audit.groups:
         own = {
-            (str(item.where[column]), str(item.where["corruption"])): item.value
+            (str(item.where[figures.key(column)]), str(item.where["corruption"])): item.value
             for item in figures.groups
-            if column in item.where and item.name == "flip_rate"
+            if figures.key(column) in item.where and item.name == "flip_rate"
         }
         levels = tuple(sorted({level for level, _ in own}))
         yield HeatMap(
