@@ -146,3 +146,19 @@ def test_a_model_that_goes_by_the_text_is_found_blind_and_one_that_does_not_is_n
     seeing = image_reliance(reading(1000.0), resamples=100)
     assert value(seeing, "other_text") == 0.0
     assert value(seeing, "other_class") == 2.0
+
+
+def test_four_images_that_are_all_told_apart_are_no_evidence() -> None:
+    result = image_reliance(audit_of(np.full((SIDE, SIDE), 0.1), 4), resamples=50)
+    clean = found(result, "auroc", input="image")
+    assert (clean.value, clean.low) == (1.0, pytest.approx(0.342, abs=1e-3))  # Wilson for two of two
+    assert "not shown to be above chance" in str(found(result, "reliance", input="black").reason)
+
+
+def test_a_group_called_class_is_told_apart_from_the_classes() -> None:
+    audit = audit_of(np.full((SIDE, SIDE), 0.1), 20)
+    table = audit.everything.table
+    named = replace(audit, everything=replace(audit.everything, table=table.assign(**{"class": table["label"]})))
+    result = image_reliance(replace(named, groups=("class",)), resamples=20)
+    keys = [(item.name, *sorted(item.where.items())) for item in result.metrics]
+    assert len(keys) == len(set(keys))

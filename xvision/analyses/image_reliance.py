@@ -11,7 +11,7 @@ import torch
 from scipy.special import logsumexp
 
 from xvision import images, text
-from xvision.audit import Audit, mean_metric, metric
+from xvision.audit import Audit, apart, mean_metric, metric
 from xvision.charts import Axis, Chart, Forest, Images, Mark, Reference, Table
 from xvision.data.dataset import AuditDataset
 from xvision.engine import Batch, Rows
@@ -24,7 +24,8 @@ from xvision.methods.image_reliance import (
     weighted_balanced_accuracy,
     weighted_recall,
 )
-from xvision.methods.intervals import Estimate, bootstrap, proportion
+from xvision.methods.intervals import Estimate, bootstrap, proportion, with_width
+from xvision.methods.scores import auroc
 from xvision.models.protocols import InputSpec
 from xvision.registry import analysis
 from xvision.result import Case, Metric, Result, Where, spoken
@@ -130,7 +131,9 @@ class _Inputs:
 def _mean_image(audit: Audit) -> np.ndarray:
     """(C, H, W) of the training split where there is one, else of the audited images."""
     source = audit.on_split("train") or audit
-    return np.asarray(source.pixels(source.sample(_AVERAGED)).mean(axis=0))
+    positions = source.sample(_AVERAGED)
+    total = sum(source.pixels(positions[[place]])[0].astype(np.float64) for place in range(len(positions)))
+    return np.asarray(total / len(positions), dtype=np.float32)
 
 
 def _measure(batch: Batch, *, inputs: _Inputs) -> Rows:
@@ -189,7 +192,7 @@ class _Figures:
         for column in self.audit.groups:
             levels = self.audit.column(column)[self.positions]
             for level in sorted(set(levels)):
-                yield self._reliance(_SWAPPED, levels == level, {column: level})
+                yield self._reliance(_SWAPPED, levels == level, {apart(column, "input", "class"): level})
 
     def _of_input(self, name: str) -> Iterator[Metric]:
         chosen, where = self.there[name], {"input": name}
@@ -217,9 +220,21 @@ class _Figures:
         return weighted_auroc(scores, labels == self.audit.positive)
 
     def _performance(self, name: str, logits: np.ndarray, chosen: np.ndarray) -> Metric:
-        draws = self.audit.rng(f"performance {name}")
-        found = bootstrap(self._performs(logits, chosen), self.patients[chosen], resamples=self.resamples, rng=draws)
+        if self.audit.decision.positive is not None:
+            positive = self.audit.positive
+            found = auroc(
+                probabilities(logits[chosen])[:, positive], self.labels[chosen] == positive, self.patients[chosen]
+            )
+        else:
+            draws, performs = self.audit.rng(f"performance {name}"), self._performs(logits, chosen)
+            found = bootstrap(performs, self.patients[chosen], resamples=self.resamples, rng=draws)
+            found = with_width(found, self._units(chosen), 0.95)
         return metric(self.measured, found, better="higher", where={"input": name})
+
+    def _units(self, chosen: np.ndarray) -> int:
+        """Patients of the smallest class that occurs."""
+        labels, patients = self.labels[chosen], self.patients[chosen]
+        return min(len(np.unique(patients[labels == code])) for code in np.unique(labels))
 
     def _reliance(self, name: str, chosen: np.ndarray, where: Where) -> Metric:
         chosen = chosen & self.there[name]
@@ -234,6 +249,7 @@ class _Figures:
             self.patients[chosen],
             resamples=self.resamples,
             rng=self.audit.rng(f"reliance {name} {where}"),
+            units=self._units(chosen),
         )
         return metric("reliance", found, where=full)
 
@@ -251,6 +267,7 @@ class _Figures:
             self.patients[chosen],
             resamples=self.resamples,
             rng=self.audit.rng(f"reliance {label}"),
+            units=len(np.unique(self.patients[chosen][labels == code])),
         )
         return metric("reliance", found, where=where)
 

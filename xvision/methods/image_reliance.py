@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xvision.methods.intervals import Estimate, bootstrap, not_estimable
+from xvision.methods.intervals import Estimate, bootstrap, not_estimable, with_width
 
 Performance = Callable[[np.ndarray], np.ndarray]
 """Integer weights (R, N) of the cases to (R,) values, NaN where undefined."""
@@ -70,15 +70,18 @@ def reliance(
     *,
     resamples: int,
     rng: np.random.Generator,
+    units: int = 0,
 ) -> Estimate:
     """(clean − without) / (clean − chance): the share of what is better than chance that goes when the image does.
 
     0: the image does not matter. 1: nothing is left without it. Above 1 where the model follows the image that was put in the
     place, below 0 where it does better without. chance: performance of a decision that knows nothing. It says how much
     the answer rests on the input that was changed, not that it rests on the disease in it. Not estimable where the
-    clean performance is not shown to be above chance: then there is nothing to rely on.
+    clean performance is not shown to be above chance: then there is nothing to rely on. units: independent cases that a
+    performance without an error rests on, such as the patients of the smaller class; 0 for all patients.
     """
     base = bootstrap(clean, patients, resamples=resamples, rng=rng)
+    base = with_width(base, units or base.n, 0.95)
     if base.value is None:
         return base
     if base.low is None or base.low <= chance:
