@@ -307,3 +307,18 @@ def test_ten_images_are_enough_to_say_something_and_a_wrong_option_is_refused() 
     assert one(result, "auroc", "black", score="mahalanobis").n == 10
     with pytest.raises(ConfigError, match="neighbours is 0"):
         run(audited(Embedding(by_brightness), pixels_of(20), train=10), neighbours=0)
+
+
+def test_nothing_is_fitted_on_audited_images_where_no_split_is_test() -> None:
+    audit = audited(Embedding(by_brightness), pixels_of())
+    table = audit.everything.table.assign(split="train")
+    result = run(replace(audit, everything=replace(audit.everything, table=table)))
+    assert one(result, "auroc", "noise", score="knn").value is None
+    assert 'beside "test"' in str(one(result, "auroc", "noise", score="mahalanobis").reason)
+    assert one(result, "auroc", "noise", score="feature_norm").value is not None
+
+
+def test_no_cases_are_refused() -> None:
+    for name in ("cases", "reference_cases"):
+        with pytest.raises(ConfigError, match="at least 1"):
+            run(audited(Embedding(by_brightness), pixels_of()), **{name: 0})

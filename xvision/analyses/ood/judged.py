@@ -76,7 +76,8 @@ class Judged:
             self._note(("max_logit", "energy", "vim"), _ONE_OUTPUT)
         if self.fitted is None:
             self._note(
-                _FITTED, 'it is fitted on cases that are not audited: give the data a split "train" or "validation"'
+                _FITTED,
+                'it is fitted on cases that are not audited: give the data a split "train" or "validation" beside "test"',
             )
         else:
             least = max(_FEWEST, self.neighbours)

@@ -104,7 +104,9 @@ def to_fit_on(audit: Audit, most: int) -> Fitted | None:
         named = None
     home = audit if named is None else named
     reference = home.on_split("train") or home.on_split("validation") or named
-    if reference is None:
+    if reference is None or (
+        home is audit and np.isin(reference.ids, audit.ids).any()
+    ):  # without a split "test", all are audited
         return None
     rows, positions = _answers(reference, most, True)
     kept = np.isfinite(rows["embeddings clean"]).all(axis=1) & np.isfinite(rows["logits clean"]).all(axis=1)
