@@ -98,6 +98,17 @@ def test_a_model_that_goes_by_the_image_is_not_changed_by_words() -> None:
     assert "At least one of" in result.summary
 
 
+def test_a_perfect_balanced_accuracy_has_width_and_a_group_called_variant_keeps_its_levels() -> None:
+    audit = audit_of(sight=30.0)
+    table = audit.everything.table.assign(variant=np.where(np.arange(40) < 20, "old", "new"))
+    audit = replace(audit, everything=replace(audit.everything, table=table), decision=Decision(), groups=("variant",))
+    result = prompt_sensitivity(audit, resamples=20)
+    clean = found(result, "balanced_accuracy", variant="deployed", image="as it is")
+    assert (clean.value, clean.low) == (1.0, pytest.approx(20 / (20 + 1.96**2), abs=1e-4))  # Wilson for 20 a class
+    told = {"variant": "any other wording", "image": "as it is", "group variant": "old"}
+    assert found(result, "flip_rate", **told).n == 20
+
+
 def test_a_model_that_follows_the_first_option_is_found() -> None:
     result = prompt_sensitivity(audit_of(first=2.0), resamples=50)
     flips = rates(result)

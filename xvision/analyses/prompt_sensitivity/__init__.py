@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from xvision import text
 from xvision.analyses.prompt_sensitivity.wordings import DEPLOYED, Wordings, measure, wordings
-from xvision.audit import Audit, mean_metric, metric
+from xvision.audit import Audit, apart, mean_metric, metric
 from xvision.charts import Axis, Chart, Forest, Mark, Table
 from xvision.methods.decision import decide, probabilities
 from xvision.methods.image_reliance import Performance, weighted_balanced_accuracy
@@ -117,7 +117,7 @@ class _Figures:
             for level in sorted(set(levels)):
                 own = levels == level
                 found = proportion(ever[own], self.patients[own])
-                yield metric("flip_rate", found, better="lower", where={**where, column: level})
+                yield metric("flip_rate", found, better="lower", where={**where, apart(column, *where): level})
         alike = self.consistency
         yield metric("consistency", proportion(alike.unanimous, self.patients), better="higher")
         yield metric("majority_agreement", self._agreement(), better="higher")
@@ -159,7 +159,10 @@ class _Figures:
             scores = probabilities(self.logits[place, 0])[:, self.audit.positive]
             return auroc(scores, self.labels == self.audit.positive, self.patients)
         found = weighted_balanced_accuracy(self.decided[place, 0], self.labels)
-        return bootstrap(found, self.patients, resamples=self.resamples, rng=self.audit.rng(f"performance {name}"))
+        draws = self.audit.rng(f"performance {name}")
+        estimate = bootstrap(found, self.patients, resamples=self.resamples, rng=draws)
+        smallest = min(len(np.unique(self.patients[self.labels == code])) for code in np.unique(self.labels))
+        return with_width(estimate, smallest, 0.95)
 
     def _mentioned(self, place: int, name: str, where: Where) -> Metric:
         plan = self.asked.models[name].plan
