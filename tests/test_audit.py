@@ -52,6 +52,8 @@ def test_the_reference_is_the_named_data_else_a_split(audit: Audit) -> None:
     assert named.reference.called == "the reference data"
     alone = replace(audit, everything=audit.everything.split("test"), shared={})
     assert alone.reference is None
+    untested = replace(audit, everything=replace(audit.everything, table=table[table["split"] != "test"]), shared={})
+    assert untested.reference is None  # everything is audited
 
 
 def test_images_without_labels_can_be_shown_to_the_model(audit: Audit, phantoms: Path, tmp_path: Path) -> None:

@@ -88,10 +88,15 @@ class Audit:
 
     @property
     def reference(self) -> Audit | None:
-        """Where the model comes from: the data set named so, else the split "validation", else "train"; None without any."""
+        """Where the model comes from: the data set named so, else the split "validation", else "train"; None without any.
+
+        A split whose cases are audited themselves, as where there is no split "test", is nothing to compare them with.
+        """
         if self.outside.reference is not None:
             return self._about(self.outside.reference, "the reference data")
-        return self.on_split("validation") or self.on_split("train")
+        audited = set(self.ids)
+        others = (self.on_split(name) for name in ("validation", "train"))
+        return next((other for other in others if other is not None and not audited & set(other.ids)), None)
 
     @property
     def near(self) -> dict[str, Audit]:
