@@ -55,7 +55,8 @@ def corruption(
     positions = audit.sample(cases)
     looked_at = frozenset(str(name) for name in audit.ids[positions[:: -(-len(positions) // _LOOKED_AT)]])
     measure = partial(_measure, names=names, seed=audit.seed, modality=audit.modality, looked_at=looked_at)
-    rows = audit.map(measure, positions=positions, options={"kinds": names, "modality": audit.modality})
+    severities = {name: severities_of(name, audit.modality) for name in names}
+    rows = audit.map(measure, positions=positions, options={"kinds": severities, "modality": audit.modality})
     clean = audit.predictions.logits[positions]
     grid = Grid(rows["logits"].astype(float), clean, audit.labels[positions], audit.patients[positions], audit.decision)
     figures = Figures(audit, grid, rows, positions, names, resamples)
