@@ -219,6 +219,7 @@ def test_every_example_is_in_its_ball_and_its_bounds(
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
     with torch.no_grad():
         model[1].weight.normal_(generator=generator)
+        model[1].bias.uniform_(-0.5, 0.5, generator=generator)
     pixels = torch.rand(6, *shape, generator=generator)
     labels = model(pixels).argmax(dim=1)
     cases = cases_of(model, pixels, class_goal(labels, 3, Decision()), keys=[str(n) for n in range(6)], seed=seed)
@@ -333,6 +334,19 @@ def test_an_image_without_a_gradient_is_said_and_the_others_are_attacked() -> No
     outcome = attacked(rooted, pixels, goal, "linf")
     assert outcome.nonfinite.tolist() == [True, *[False] * 23]
     assert np.isfinite(outcome.smallest[1:]).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_what_lies_beyond_the_largest_budget_is_not_reported(norm: Norm) -> None:
+    """A minimal attack finds the smallest change wherever it is; half of these lie beyond."""
+    model, pixels, goal, ways, slopes = class_case(2, 5, 0.2)
+    distances = exact(ways, slopes, pixels, norm)
+    most = float(np.median(distances))
+    cases = cases_of(model, pixels, goal, keys=[str(place) for place in range(len(pixels))], seed=0)
+    outcome = cascade(cases, norm, [most], named(("fab",)), EFFORT, clean_of(cases, width=16, gradients=True))
+    found = np.isfinite(outcome.smallest)
+    assert 0.3 < found.mean() < 0.7
+    assert (outcome.smallest[found] <= most + 1e-6).all()
 
 
 def test_a_model_that_fails_when_asked_for_a_gradient_is_attacked_without_one() -> None:

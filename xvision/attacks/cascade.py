@@ -122,7 +122,10 @@ class _Reached:
                 effort,
                 Clean(clean.logits[rows], slopes, clean.student),
             )
-            better = found.size < reached[open_ones] * (1 - SAME)
+            within = budget.columns(found.size) < len(
+                budget.radii
+            )  # a minimal attack may go beyond, which counts for nothing
+            better = within & (found.size < reached[open_ones] * (1 - SAME))
             sizes[open_ones[better]] = found.size[better]
             looks[open_ones] = found.looks.cpu()
             at = rows[better.to(rows.device)]
