@@ -71,3 +71,19 @@ def square(top: int, left: int, side: int) -> np.ndarray:
     mask = np.zeros((SIDE, SIDE), dtype=bool)
     mask[top : top + side, left : left + side] = True
     return mask
+
+
+def as_black_box(audit: Audit) -> Audit:
+    """The audit of the same model, which gives logits and no gradient."""
+    inner = audit.model
+
+    class Opaque:
+        access = "black-box"
+        classes, task, bounds, input = inner.classes, inner.task, inner.bounds, inner.input
+        device, fingerprint, description = inner.device, "opaque", {"architecture": "Opaque"}
+
+        @staticmethod
+        def logits(pixels: torch.Tensor) -> torch.Tensor:
+            return inner.logits(pixels).detach()
+
+    return replace(audit, model=Opaque(), shared={})

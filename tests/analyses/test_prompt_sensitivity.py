@@ -93,7 +93,7 @@ def test_a_model_that_goes_by_the_image_is_not_changed_by_words() -> None:
     assert found(result, "consistency").value == found(result, "deployed_with_majority").value == 1.0
     assert found(result, "accuracy_range", chosen_on="other patients").value == 0.0
     assert found(result, "variance_share", source="words").value == pytest.approx(0.0, abs=1e-9)
-    assert found(result, "variance_share", source="cases").value > 0.99  # type: ignore[operator]
+    assert found(result, "variance_share", source="cases").value > 0.99
     assert found(result, "auroc", variant="deployed", image="as it is").value == 1.0
     assert "At least one of" in result.summary
 
@@ -118,11 +118,11 @@ def test_a_model_that_follows_the_first_option_is_found() -> None:
     assert {name for name, rate in flips.items() if rate} <= {"options reversed", "any other wording", *unlisted}
     assert found(result, "consistency").value == 0.0
     agreement = found(result, "majority_agreement")  # the same in all cases, but not known to be so in others
-    assert agreement.low < agreement.value < agreement.high  # type: ignore[operator]
+    assert agreement.low < agreement.value < agreement.high
     assert found(result, "variance_share", source="words").value == pytest.approx(1.0)
     assert found(result, "flip_rate", variant="any other wording", image="as it is", site="A").value == 1.0
     (table,) = [chart for chart in result.charts if chart.title == "Cases that the wording changes most"]
-    assert "options reversed" in table.rows[0][-1]  # type: ignore[union-attr]
+    assert "options reversed" in table.rows[0][-1]
 
 
 def test_a_model_that_noise_changes_and_words_do_not_is_told_from_the_other() -> None:
@@ -134,7 +134,7 @@ def test_a_model_that_noise_changes_and_words_do_not_is_told_from_the_other() ->
     shares = {source: found(result, "variance_share", source=source).value for source in SOURCES}
     assert shares["words"] == pytest.approx(0.0, abs=1e-9)
     assert shares["corruption"] == pytest.approx(2.4**2 / (2.4**2 + 3**2), abs=0.02)
-    assert sum(shares.values()) == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert sum(shares.values()) == pytest.approx(1.0)
 
 
 def test_shares_are_those_of_counting() -> None:
@@ -173,7 +173,7 @@ def test_ones_own_words_and_templates_are_asked(tmp_path: Path) -> None:
         0.0
     ] * 4
     (table,) = [chart for chart in result.charts if chart.title == "Wordings"]
-    assert any("Say clear or lesion: which? → clear / lesion" in str(row[-1]) for row in table.rows)  # type: ignore[union-attr]
+    assert any("Say clear or lesion: which? → clear / lesion" in str(row[-1]) for row in table.rows)
     with pytest.raises(ConfigError, match=r"synonyms names 'lesoin'.*lesion"):
         prompt_sensitivity(audit_of(), synonyms={"lesoin": ("x",)})
     with pytest.raises(ConfigError, match="is no template here"):
@@ -195,7 +195,7 @@ def test_refusals_cannot_occur_and_a_head_reads_no_question() -> None:
 
 def pictured(model: object, *, part: int = 64) -> Audit:
     rng = np.random.default_rng(0)
-    classes = model.classes  # type: ignore[attr-defined]
+    classes = model.classes
     ids = [f"case-{place:02d}" for place in range(12)]
     table = pd.DataFrame(
         {
@@ -206,7 +206,7 @@ def pictured(model: object, *, part: int = 64) -> Audit:
     )  # fmt: skip
     data = AuditDataset(table, ("sex",), ArraySource(ids, rng.random((12, 3, WIDE, WIDE), dtype=np.float32)))
     decision = Decision(1, 0.5, True) if len(classes) == 2 else Decision()
-    return Audit(model, data, decision, 3, Engine(part=part), ("sex",), task="prompt_sensitivity")  # type: ignore[arg-type]
+    return Audit(model, data, decision, 3, Engine(part=part), ("sex",), task="prompt_sensitivity")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.analyses.subjects import SIDE, subject
+from tests.analyses.subjects import SIDE, as_black_box, subject
 from xvision.analyses.threat_models import threat_models
 from xvision.attacks.cases import Cases, cases_of
 from xvision.attacks.goals import class_goal
@@ -241,16 +241,7 @@ def test_the_summary_names_what_needs_least(small: tuple[Audit, np.ndarray, Resu
 def test_without_gradients_it_says_what_was_not_tried(small: tuple[Audit, np.ndarray, Result]) -> None:
     audit, _, result = small
 
-    class Opaque:
-        access = "black-box"
-        classes, task, bounds, input = audit.model.classes, audit.model.task, audit.model.bounds, audit.model.input
-        device, fingerprint, description = audit.model.device, "opaque", {"architecture": "Opaque"}
-
-        @staticmethod
-        def logits(pixels: torch.Tensor) -> torch.Tensor:
-            return audit.model.logits(pixels).detach()
-
-    blind = threat_models(replace(audit, model=Opaque(), shared={}), **FAST)
+    blind = threat_models(as_black_box(audit), **FAST)
     for item, seen in zip(blind.metrics, result.metrics, strict=True):
         assert item.where == seen.where
         if "severity" in item.where:

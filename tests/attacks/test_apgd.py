@@ -126,7 +126,7 @@ def hard_cases() -> Cases:
     goal.wrong[1] = True
     keys = [f"case {number}" for number in range(4)]
     cases = cases_of(folded, pixels, goal, keys=keys, seed=0)
-    return replace(cases, confirm=lambda images, goal: goal.wrong.all(dim=1))  # type: ignore[attr-defined]  # of classes
+    return replace(cases, confirm=lambda images, goal: goal.wrong.all(dim=1))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 100])

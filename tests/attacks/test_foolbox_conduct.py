@@ -36,7 +36,7 @@ def test_the_model_and_the_generators_are_left_as_they_were(attack: str, norm: N
     frozen = model.body[0].weight
     frozen.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    drawn, counted = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    drawn, counted = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     with torch.inference_mode(inference):
         found = run(cases, attack, norm, {"hop_skip_jump": 100, "boundary": 100, "cw": 60}.get(attack, 12))
     assert torch.isfinite(found.size).any()
@@ -47,7 +47,7 @@ def test_the_model_and_the_generators_are_left_as_they_were(attack: str, norm: N
     assert not cases.pixels.requires_grad
     assert cases.pixels.grad is None
     assert torch.equal(torch.random.get_rng_state(), drawn)
-    assert (np.random.get_state()[1] == counted).all()  # type: ignore[index]
+    assert (np.random.get_state()[1] == counted).all()
 
 
 @pytest.mark.parametrize(("attack", "norm"), [*MINIMAL, *DECIDED])

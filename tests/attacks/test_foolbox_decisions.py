@@ -130,7 +130,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason() -> None:
     for attack in ("ddn", "hop_skip_jump"):
         with pytest.raises(ConfigError, match="at least 1"):
             run(cases, attack, "l2", 0)
-    assert blocked("L2FMNAttack") == blocked("l2_fmn").replace("l2_fmn", "L2FMNAttack")  # type: ignore[union-attr]
+    assert blocked("L2FMNAttack") == blocked("l2_fmn").replace("l2_fmn", "L2FMNAttack")
     assert blocked("DDNAttack") is None
     assert set(BLOCKED) == {"l2fmn", "linfpgd", "l1pgd", "l1fastgradient", "brendelbethge", "hopskipjump"}
 

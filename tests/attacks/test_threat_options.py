@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.analyses.subjects import SIDE, linear_model, subject
+from tests.analyses.subjects import SIDE, as_black_box, linear_model, subject
 from xvision.analyses.threat_models import threat_models
 from xvision.attacks.spatial import Grid
 from xvision.audit import Audit
@@ -64,16 +64,7 @@ def test_so_many_steps_are_taken_that_what_lies_between_is_met() -> None:
 def test_a_model_without_gradients_is_shown_the_moves_alone() -> None:
     audit = between()
 
-    class Opaque:
-        access = "black-box"
-        classes, task, bounds, input = audit.model.classes, audit.model.task, audit.model.bounds, audit.model.input
-        device, fingerprint, description = audit.model.device, "opaque", {"architecture": "Opaque"}
-
-        @staticmethod
-        def logits(pixels: torch.Tensor) -> torch.Tensor:
-            return audit.model.logits(pixels).detach()
-
-    blind = replace(audit, model=Opaque(), shared={})
+    blind = as_black_box(audit)
     result = threat_models(blind, **OPTIONS, steps=8)
     assert not result.cases
     assert blind.engine.meter.forward == COUNT + len(GRID.transformations()) * (COUNT + 6)

@@ -49,7 +49,7 @@ def opened() -> Callable[[np.ndarray, str, int], np.ndarray]:
     """(H, W, 3) uint8, name, severity to (H, W, 3), with the repair."""
     if importlib.util.find_spec("pkg_resources") is None:
         stand_in = types.ModuleType("pkg_resources")
-        stand_in.resource_filename = lambda package, path: path  # type: ignore[attr-defined]  # of frost, not compared
+        stand_in.resource_filename = lambda package, path: path  # type: ignore[attr-defined]  # a module made here
         sys.modules["pkg_resources"] = stand_in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

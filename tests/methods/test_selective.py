@@ -24,7 +24,6 @@ from xvision.methods.selective import (
     confidence,
     e_aurc,
     risk_at,
-    risk_coverage,
     threshold_at,
 )
 
@@ -95,13 +94,6 @@ def test_all_right_and_all_wrong_have_an_interval_of_some_width(wrong: np.ndarra
     for found in (aurc(sure, wrong, np.arange(20), rng=rng()), e_aurc(sure, wrong, np.arange(20), rng=rng())):
         assert (found.low, found.high) != (found.value, found.value)
     assert best_aurc(np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
-
-
-def test_the_curve_has_a_point_for_each_confidence_and_ends_at_the_error_rate() -> None:
-    curve = risk_coverage(np.array([1.0, 3.0, 2.0, 3.0]), np.array([1, 0, 1, 1]))
-    assert curve.threshold.tolist() == [3.0, 2.0, 1.0]
-    assert curve.coverage.tolist() == [0.5, 0.75, 1.0]
-    assert curve.risk == pytest.approx([1 / 2, 2 / 3, 3 / 4])
 
 
 def test_risk_at_a_coverage_counts_the_surest() -> None:
@@ -222,8 +214,6 @@ def test_neither_the_order_nor_a_rising_transform_of_confidence_counts(seed: int
     order = draw.permutation(cases)
     assert area(sure[order], wrong[order]) == pytest.approx(area(sure, wrong), abs=1e-12)
     assert area(np.exp(sure), wrong) == pytest.approx(area(sure, wrong), abs=1e-12)
-    curve = risk_coverage(sure, wrong)
-    assert (curve.coverage[-1], curve.risk[-1]) == pytest.approx((1.0, wrong.mean()))
     full = risk_at(sure, wrong, np.arange(cases), 1.0, rng=rng(), resamples=5).value
     assert full == pytest.approx(wrong.mean())
     assert area(sure, wrong) >= float(best_aurc(wrong.mean())) - 1e-12
@@ -235,7 +225,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         agreed_rule(np.ones(3), np.ones(3), np.arange(3), 1.0)
     with pytest.raises(DataError, match="one number per case"):
-        risk_coverage(np.array([1.0, math.nan]), np.array([0, 1]))
+        aurc(np.array([1.0, math.nan]), np.array([0, 1]), np.arange(2), rng=rng())
     assert aurc(np.array([]), np.array([], dtype=bool), np.array([]), rng=rng()).reason == "no cases"
 
 

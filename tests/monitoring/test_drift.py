@@ -24,21 +24,7 @@ from xvision.store import open_run
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An audit of 300 phantoms, about 60 of them in its test split."""
-    folder = tmp_path_factory.mktemp("hospital")
-    write_phantoms(PhantomSettings(n=300, seed=11), folder / "data")
-    words = [
-        "audit",
-        "--model",
-        checkpoint,
-        "--data",
-        folder / "data",
-        "--only",
-        "performance",
-        "--out",
-        folder / "run",
-    ]
-    assert main([str(word) for word in words]) == 0
-    return folder / "run"
+    return audited(tmp_path_factory.mktemp("hospital"), checkpoint, lambda row: row)
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,6 @@ _ROUNDING, _DECIMALS = 1e-9, 9
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-class Curve(NamedTuple):
-    """Risk among the decided cases by the share decided, one point per distinct confidence, the surest first (G,)."""
-
-    coverage: np.ndarray
-    risk: np.ndarray
-    threshold: np.ndarray
-
-
 class Rule(NamedTuple):
     """Decide where the confidence is at least ``threshold``. bound: the upper limit of the risk on the tuning cases."""
 
@@ -62,15 +54,6 @@ def confidence(logits: np.ndarray, decision: Decision) -> np.ndarray:
         return np.asarray(np.abs(shifted).round(_DECIMALS))
     ordered = np.sort(values, axis=1)
     return np.asarray((ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)).round(_DECIMALS))
-
-
-def risk_coverage(sure: np.ndarray, wrong: np.ndarray) -> Curve:
-    """The curve of confidences (N,) and errors (N,): its last point is the error rate of all cases."""
-    order, starts, errors = _ordered(sure, wrong)
-    sizes = np.diff(np.append(starts, len(order)))
-    decided = np.cumsum(sizes)
-    missed = np.cumsum(np.add.reduceat(errors.astype(float), starts))
-    return Curve(decided / len(order), missed / decided, np.asarray(sure, float)[order][starts])
 
 
 def aurc(
