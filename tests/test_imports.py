@@ -56,7 +56,7 @@ def test_auditing_needs_no_torchvision_and_no_timm() -> None:
 
 
 DOORS = {
-    "captum": "xvision/methods/attribution.py", "foolbox": "xvision/attacks/foolbox_", "fairlearn": "xvision/methods/groups.py",
+    "captum": "xvision/methods/attribution.py", "foolbox": "xvision/attacks/foolbox_", "fairlearn": "xvision/methods/groups/fairlearn_",
     "transformers": "xvision/models/", "pydicom": "xvision/data/dicom.py", "pydantic": "xvision/codec.py", "ray": "xvision/cluster.py",
     "rich": "xvision/console.py", "timm": "xvision/models/timm_model.py", "peft": "xvision/models/llm/adapters.py",
     "torchao": "xvision/models/quantised.py", "onnxruntime": "xvision/models/", "onnx": "xvision/models/",

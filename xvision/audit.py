@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xvision.config import Modality
+from xvision.config import FairnessPlan, Modality
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import names_of
 from xvision.engine import Batch, Engine, Measure, Rows, Work
@@ -72,6 +72,8 @@ class Audit:
     outside: Outside = field(default_factory=Outside)
     modality: Modality | None = None
     """How the images were made, as the plan declares it."""
+    fairness: FairnessPlan = field(default_factory=FairnessPlan)
+    """What was agreed about groups."""
     called: str = "the audited images"
     """What these cases are, in words."""
 

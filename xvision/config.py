@@ -76,6 +76,25 @@ class DecisionPlan:
 
 
 @codec.record
+class FairnessPlan:
+    """What was agreed about groups before anybody looked at the figures."""
+
+    margin: float | None = None
+    """The difference between groups in sensitivity, specificity and other shares that is still acceptable, e.g. 0.05."""
+    case_mix: Mapping[str, Literal["confounder", "mediator"]] = field(default_factory=dict)
+    """Column → why groups may differ in it. confounder: it came about apart from the group, so compare at an equal mix.
+    mediator: the group itself brings it about, such as late diagnosis, so that evening it out would hide harm."""
+    suppress_below: int = 0
+    """Reports that leave the house show no count of people from 1 to below this number; 0 shows all."""
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < 1:
+            raise ConfigError(f"fairness.margin is {self.margin}: give a difference above 0 and below 1.")
+        if self.suppress_below < 0:
+            raise ConfigError(f"fairness.suppress_below is {self.suppress_below}: give 0 or a count.")
+
+
+@codec.record
 class ShiftPlan:
     """Images from elsewhere, which the audited ones are compared with. Each is a manifest or a folder."""
 
@@ -130,6 +149,7 @@ class Plan:
     """Keep pictures of selected cases in the run folder. Patient images: turn off where they must not leave the archive."""
     decision: DecisionPlan = field(default_factory=DecisionPlan)
     shift: ShiftPlan = field(default_factory=ShiftPlan)
+    fairness: FairnessPlan = field(default_factory=FairnessPlan)
     backbone: BackbonePlan = field(default_factory=BackbonePlan)
     training: TrainingPlan = field(default_factory=TrainingPlan)
     search: SearchPlan = field(default_factory=SearchPlan)

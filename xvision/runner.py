@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from xvision import codec, provenance
 from xvision.audit import Audit, Outside, prediction_table
-from xvision.config import DataPlan, DecisionPlan, Modality, ModelPlan, Plan
+from xvision.config import DataPlan, DecisionPlan, FairnessPlan, Modality, ModelPlan, Plan
 from xvision.data.dataset import AuditDataset
 from xvision.data.plan_data import load_outside, load_plan_data, load_reference
 from xvision.data.preflight import preflight
@@ -88,6 +88,7 @@ def run_audit(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     outside: Outside | None = None,
     modality: Modality | None = None,
+    fairness: FairnessPlan | None = None,
     seed: int = 0,
     batch_size: int = 64,
     name: str = "audit",
@@ -98,8 +99,8 @@ def run_audit(
 
     acquisition: those of the data's group columns that say how an image was taken. positive, threshold: the deployed binary
     decision; of a multi-label model, positive names the one finding that is audited. options: analysis name → its options.
-    outside: images from elsewhere to compare with. modality: how the images were made.
-    Raises ConfigError, DataError, ModelError or RunError.
+    outside: images from elsewhere to compare with. modality: how the images were made. fairness: what was
+    agreed about groups. Raises ConfigError, DataError, ModelError or RunError.
     """
     plan = Plan(
         data=DataPlan(
@@ -114,6 +115,7 @@ def run_audit(
         batch_size=batch_size,
         criteria=str(criteria) if criteria else None,
         decision=DecisionPlan(positive, threshold),
+        fairness=fairness or FairnessPlan(),
         only=tuple(only),
         analysis=options or {},
     )
@@ -157,6 +159,7 @@ def _run(
         options={item.name: options for item, options in bind_all((), plan.analysis)},
         outside=outside,
         modality=plan.data.modality,
+        fairness=plan.fairness,
     )
     checks = _checked(model, data, plan)
     info = _info(audit, plan, checks, criteria, command)
@@ -354,7 +357,7 @@ def _key(audit: Audit, item: Analysis, options: Mapping[str, Any]) -> str:
         "analysis": item.name, "options": dict(options), "follows": audit.options.get(item.follows), "fingerprints": audit.fingerprints,
         "decision": codec.plain(audit.decision), "seed": audit.seed, "groups": audit.groups, "acquisition": audit.acquisition,
         "pictures": audit.pictures, "code": code_version(), "record": _record(audit), "outside": audit.outside.fingerprints,
-        "modality": audit.modality,
+        "modality": audit.modality, "fairness": codec.plain(audit.fairness),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -10,9 +10,10 @@ import numpy as np
 from xvision import text
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Forest, Mark, Reference, Table
-from xvision.methods.gaps import Gap, GapMetric, conditional_dependence, group_gaps, permutation_test
-from xvision.methods.groups import UNKNOWN, GroupRow, group_table
-from xvision.methods.shortcuts import metadata_auroc, stratified_auroc
+from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.gaps import Gap, GapMetric, conditional_dependence, group_gaps, permutation_test
+from xvision.methods.groups.table import GroupRow, group_table
+from xvision.methods.shortcuts.metadata import metadata_auroc, stratified_auroc
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where, named, spoken
 

@@ -13,7 +13,7 @@ from xvision import text
 from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Forest, Lines, Mark, Reference, Series, Table
 from xvision.errors import ConfigError
-from xvision.methods.gaps import group_gaps
+from xvision.methods.groups.gaps import group_gaps
 from xvision.methods.intervals import Estimate, bootstrap, not_estimable, proportion
 from xvision.methods.selective import NoRule, Rule, agreed_rule, aurc, confidence, e_aurc, risk_at, threshold_at
 from xvision.registry import analysis

@@ -18,7 +18,7 @@ from xvision.methods.composition import Association, association, pooled
 from xvision.methods.intervals import Estimate, holm, not_estimable, proportion
 from xvision.methods.label_issues import out_of_fold
 from xvision.methods.scores import missing_class
-from xvision.methods.shortcuts import metadata_auroc, stratified_auroc
+from xvision.methods.shortcuts.metadata import metadata_auroc, stratified_auroc
 from xvision.result import Metric, Where
 
 ALL_COLUMNS = "all columns"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xvision.methods.groups import UNKNOWN
+from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.methods.scores import auroc
 from xvision.methods.shift.prevalence import standardised_accuracy

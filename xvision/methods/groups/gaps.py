@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from xvision.errors import ConfigError, nearest
-from xvision.methods.groups import UNKNOWN, Cases, Rate, checked_cases, definitions, known_levels
+from xvision.methods.groups.cases import UNKNOWN, Cases, Rate, checked_cases, definitions, known_levels
 from xvision.methods.intervals import Estimate, Sample, combination, difference, not_estimable
 from xvision.methods.scores import Scored, auroc_difference, ranked
 

@@ -9,7 +9,7 @@ from scipy import stats
 from xvision.errors import DataError
 from xvision.methods.intervals import wilson
 from xvision.methods.scores import auroc
-from xvision.methods.shortcuts import metadata_auroc, stratified_auroc
+from xvision.methods.shortcuts.metadata import metadata_auroc, stratified_auroc
 
 
 def slow_concordance(scores: np.ndarray, labels: np.ndarray, strata: np.ndarray) -> float:

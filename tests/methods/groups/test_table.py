@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import precision_score, roc_auc_score
 
 from xvision.errors import DataError
-from xvision.methods.groups import GroupRow, group_table
+from xvision.methods.groups.table import GroupRow, group_table
 from xvision.methods.intervals import wilson
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.methods.test_groups import from_counts
+from tests.methods.groups.test_table import from_counts
 from xvision.errors import ConfigError
-from xvision.methods.gaps import Gap, conditional_dependence, group_gaps, permutation_test
+from xvision.methods.groups.gaps import Gap, conditional_dependence, group_gaps, permutation_test
 from xvision.methods.intervals import Sample, difference
 from xvision.methods.scores import Scored, auroc_difference
 

@@ -1,0 +1,1 @@
+"""Groups of patients: who they are, how a model does for each, and whether that differs."""

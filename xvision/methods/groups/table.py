@@ -1,0 +1,64 @@
+"""Performance per group. Shapes: N cases.
+
+fairlearn gives the point estimates. Counts, intervals and reasons are made here, because fairlearn gives 0.0 to a rate
+whose denominator is empty. Differences between groups are in :mod:`xvision.methods.groups.gaps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from xvision.methods.groups.cases import UNKNOWN, Cases, checked_cases, definitions, known_levels
+from xvision.methods.groups.fairlearn_rates import fairlearn_rates
+from xvision.methods.intervals import Estimate, not_estimable, proportion
+from xvision.methods.scores import auroc, ranked
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group: its counts and, by metric name, its estimates (every :data:`Rate`, and ``auroc``)."""
+
+    group: str
+    cases: int
+    patients: int
+    positives: int
+    negatives: int
+    estimates: Mapping[str, Estimate]
+
+
+def group_table(
+    labels: np.ndarray,
+    decisions: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    patients: np.ndarray,
+    *,
+    level: float = 0.95,
+) -> tuple[GroupRow, ...]:
+    """Each group's metrics, with the interval of that group alone, by name, ``"unknown"`` last.
+
+    labels, decisions: (N,) of 0 or 1. scores: (N,), higher for the positive class. groups, patients: (N,). ppv and npv
+    follow the group's prevalence. Overlapping intervals do not show that groups are equal: use
+    :func:`~xvision.methods.groups.gaps.group_gaps`.
+    """
+    cases = checked_cases(labels, decisions, groups, patients)
+    values = ranked(scores, len(cases.labels))
+    points = fairlearn_rates(cases)
+    names = known_levels(cases.groups) + [UNKNOWN] * bool((cases.groups == UNKNOWN).any())
+    return tuple(_row(cases, values, name, points[name], level) for name in names)
+
+
+def _row(cases: Cases, scores: np.ndarray, name: str, points: Mapping[str, float], level: float) -> GroupRow:
+    member = cases.groups == name
+    labels, patients = cases.labels[member], cases.patients[member]
+    estimates = {}
+    for metric, rate in definitions(labels, cases.decisions[member]).items():
+        estimate = proportion(rate.hits[rate.among], patients[rate.among], level=level)
+        estimable = estimate.value is not None
+        estimates[metric] = estimate._replace(value=points[metric]) if estimable else not_estimable(f"no {rate.cases}")
+    estimates["auroc"] = auroc(scores[member], labels, patients, level=level)
+    counts = (int(member.sum()), len(np.unique(patients)), int(labels.sum()), int((~labels).sum()))
+    return GroupRow(name, *counts, estimates)
