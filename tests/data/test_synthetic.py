@@ -21,6 +21,7 @@ from xvision.data.synthetic import (
     GROUPS,
     Phantoms,
     PhantomSettings,
+    carriers,
     generate,
     marker_box,
     phantom_dataset,
@@ -159,12 +160,60 @@ def test_label_noise_flips_training_labels_only(plain: Phantoms) -> None:
     pd.testing.assert_frame_equal(noisy.table.drop(columns="label"), plain.table.drop(columns="label"))
 
 
+def test_the_hidden_device_is_in_the_images_of_its_carriers_alone_and_in_no_column(plain: Phantoms) -> None:
+    chosen = replace(PLAIN, hidden=0.3)
+    hidden, carried = generate(chosen), carriers(chosen)
+    pd.testing.assert_frame_equal(hidden.table, plain.table)
+    np.testing.assert_array_equal(hidden.masks, plain.masks)
+    changed = hidden.pixels[:, 0] != plain.pixels[:, 0]
+    assert not changed[~carried].any()
+    bright = (changed & (hidden.pixels[:, 0] > 0.75)).sum(axis=(1, 2))
+    assert bright[carried].min() > 20
+    assert (pd.Series(carried).groupby(plain.table["patient"].to_numpy()).nunique() == 1).all()
+    assert not carriers(PLAIN).any()
+    assert carriers(replace(PLAIN, hidden=1.0)).all()
+
+
+def test_the_hidden_device_goes_with_nothing() -> None:
+    chosen = PhantomSettings(6000, size=32, hidden=0.25)
+    table = generate(replace(chosen, hidden=0.0)).table
+    table["carried"] = carriers(chosen)
+    patients = table.drop_duplicates("patient")
+    assert patients["carried"].mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.1875 / len(patients)))
+    for column in ("label", "split", *GROUPS):
+        shares = patients.groupby(column)["carried"].agg(["mean", "size"])
+        assert ((shares["mean"] - 0.25).abs() < 4 * np.sqrt(0.1875 / shares["size"])).all(), column
+
+
+def test_lesions_keep_a_fifth_of_their_contrast_beside_the_device(plain: Phantoms) -> None:
+    wired = generate(replace(PLAIN, hidden=1.0)).pixels[:, 0]
+    bare, alone = (generate(replace(PLAIN, contrast=0.0, hidden=share)).pixels[:, 0] for share in (0.0, 1.0))
+    free = plain.masks & (np.abs(bare - alone) < 0.5 / 255)
+    kept = (wired - alone)[free].mean() / (plain.pixels[:, 0] - bare)[free].mean()
+    assert kept == pytest.approx(0.2, abs=0.02)
+
+
+def test_the_site_shift_changes_the_images_of_one_site_of_the_test_split_as_stated(plain: Phantoms) -> None:
+    shifted = generate(replace(PLAIN, site_shift=1.0))
+    pd.testing.assert_frame_equal(shifted.table, plain.table)
+    np.testing.assert_array_equal(shifted.masks, plain.masks)
+    elsewhere = ((plain.table["split"] == "test") & (plain.table["site"] == "B")).to_numpy()
+    np.testing.assert_array_equal(shifted.pixels[~elsewhere], plain.pixels[~elsewhere])
+    before, after = plain.pixels[elsewhere], shifted.pixels[elsewhere]
+    told = after - 0.5 * before**1.8
+    bright = before > 0.7
+    assert told[bright].mean() == pytest.approx(0.0, abs=0.002)
+    assert told[bright].std() == pytest.approx(0.06, abs=0.002)
+
+
 def test_flaws_do_not_meddle_with_each_other() -> None:
     marked, noisy = replace(PLAIN, shortcut=0.8), replace(PLAIN, label_noise=0.2)
     both = generate(replace(PLAIN, shortcut=0.8, label_noise=0.2))
     np.testing.assert_array_equal(both.pixels, generate(marked).pixels)
     assert (both.table["site"] == generate(marked).table["site"]).all()
     assert (both.table["label"] == generate(noisy).table["label"]).all()
+    told = carriers(replace(PLAIN, hidden=0.4))
+    np.testing.assert_array_equal(carriers(replace(PLAIN, hidden=0.4, shortcut=0.8, contrast_gap=0.5)), told)
 
 
 def test_lesions_lie_in_the_lungs() -> None:
@@ -245,6 +294,8 @@ def test_a_kill_leaves_no_half_written_folder(tmp_path: Path) -> None:
         ({"shortcut": 1.5}, "shortcut is 1.5 but must lie between 0 and 1"),
         ({"contrast_gap": -0.1}, "contrast_gap is -0.1 but must lie"),
         ({"label_noise": float("nan")}, "label_noise is nan but must lie"),
+        ({"hidden": 1.1}, "hidden is 1.1 but must lie"),
+        ({"site_shift": -1.0}, "site_shift is -1.0 but must lie"),
         ({"fractions": (0.5, 0.2, 0.2)}, "must not be negative and must add up to 1"),
         ({"fractions": (1.5, -0.5, 0.0)}, "must not be negative"),
     ],

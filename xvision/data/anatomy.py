@@ -44,6 +44,18 @@ class Lesions(NamedTuple):
     tilt: np.ndarray
 
 
+class Wires(NamedTuple):
+    """One device wire for each of N chests, (N,) float32 each. place: x at mid-height. lean: of the line. bow: of its curve.
+
+    phase: of the curve, in radians.
+    """
+
+    place: np.ndarray
+    lean: np.ndarray
+    bow: np.ndarray
+    phase: np.ndarray
+
+
 def chests(anatomy: Anatomy, texture: np.ndarray, size: int) -> np.ndarray:
     """Attenuation (N, size, size) float32 from about 0 (air around) to 0.9 (spine).
 
@@ -69,6 +81,15 @@ def lesion_profiles(lesions: Lesions, anatomy: Anatomy, size: int) -> np.ndarray
     stretch = _column(lesions.stretch)
     square: np.ndarray = (long * long / stretch + short * short * stretch) / _column(lesions.radius) ** 2
     return np.clip(1.0 - square, 0.0, None)
+
+
+def wire_covers(wires: Wires, anatomy: Anatomy, size: int) -> np.ndarray:
+    """Share (N, size, size) float32 of each pixel that a curved wire covers, from above the lungs down to the diaphragm."""
+    x, y = _grid(anatomy, size)
+    lean, bow, turn = _column(wires.lean), _column(wires.bow), 3.5 * y + _column(wires.phase)
+    steepness = lean + 3.5 * bow * np.cos(turn)
+    distance = np.abs(x - _column(wires.place) - lean * y - bow * np.sin(turn)) / np.sqrt(1.0 + steepness * steepness)
+    return np.asarray(_soft(0.03 - distance, 24.0) * _soft(0.55 - np.abs(y + 0.15), 24.0), dtype=np.float32)
 
 
 def glyph(scale: int) -> np.ndarray:

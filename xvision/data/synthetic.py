@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from xvision.data.anatomy import TEXTURE_CELLS, Anatomy, Lesions, chests, glyph, lesion_profiles
+from xvision.data.anatomy import TEXTURE_CELLS, Anatomy, Lesions, Wires, chests, glyph, lesion_profiles, wire_covers
 from xvision.data.dataset import AuditDataset
 from xvision.data.sources import ArraySource
 from xvision.errors import ConfigError, DataError
@@ -42,8 +42,13 @@ _STREAMS = (
     "noise",
     "marker",
     "label noise",
+    "hidden",
+    "wire",
+    "detector",
 )
 _CHUNK = 64
+_FAINT = 0.2
+"""Share of its contrast that a lesion keeps beside a wire."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,12 @@ class PhantomSettings:
     Flaws, each off at 0. shortcut: correlation s in train and validation between the label and site B, whose images
     then carry a bright letter in the upper left corner: P(B | lesion) = (1 + s)/2 and P(B | normal) = (1 − s)/2; in
     test, as everywhere when off, both are 1/2. contrast_gap: share of the lesion's contrast that is lost for sex F.
-    label_noise: share of the training labels that are flipped; masks keep the truth. Age band and scanner never have
-    an effect: what an audit finds in them is chance. Raises ConfigError for values out of range.
+    label_noise: share of the training labels that are flipped; masks keep the truth. hidden: share of the patients who
+    carry a device, which no column records and nothing else depends on: a bright curved wire lies over the chest in all
+    their images, and their lesions keep a fifth of their contrast; ``carriers`` tells who they are. site_shift: how far
+    the detector of site B differs, in test alone: at 1, gamma 1.8, half the range of grey and noise of 0.06 more. Age
+    band and scanner never have an effect: what an audit finds in them is chance. Raises ConfigError for values out of
+    range.
     """
 
     n: int = 3000
@@ -71,12 +80,14 @@ class PhantomSettings:
     shortcut: float = 0.0
     contrast_gap: float = 0.0
     label_noise: float = 0.0
+    hidden: float = 0.0
+    site_shift: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("seed", 0), ("size", 32), ("visits", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least {least}.")
-        for name in ("prevalence", "contrast", "shortcut", "contrast_gap", "label_noise"):
+        for name in ("prevalence", "contrast", "shortcut", "contrast_gap", "label_noise", "hidden", "site_shift"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must lie between 0 and 1.")
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1.0) > 1e-9:
@@ -108,6 +119,9 @@ def generate(settings: PhantomSettings) -> Phantoms:
     lesions = _lesions(settings.n, streams["lesion"])
     faint = (table["sex"] == "F").to_numpy()
     contrast = settings.contrast * diseased * np.where(faint, 1.0 - settings.contrast_gap, 1.0)
+    wired = _carriers(settings, table, streams)
+    contrast[wired] *= _FAINT
+    wires = _wires(settings.n, streams["wire"])
     exposure = streams["exposure"].random((settings.n, 3), dtype=np.float32)
     pixels = np.empty((settings.n, 1, settings.size, settings.size), dtype=np.float32)
     masks = np.zeros((settings.n, settings.size, settings.size), dtype=bool)
@@ -117,11 +131,21 @@ def generate(settings: PhantomSettings) -> Phantoms:
         texture = streams["texture"].standard_normal((part.stop - start, TEXTURE_CELLS, TEXTURE_CELLS), np.float32)
         image = chests(shapes, texture, settings.size)
         masks[part] = _add_lesions(image, contrast[part], Lesions(*(values[part] for values in lesions)), shapes)
+        _add_wires(image, wired[part], Wires(*(values[part] for values in wires)), shapes)
         pixels[part, 0] = _exposed(image, exposure[part], streams["noise"])
+    if settings.site_shift > 0:
+        elsewhere = ((table["site"] == "B") & (table["split"] == "test")).to_numpy()
+        _detect(pixels[:, 0], elsewhere, settings.site_shift, streams["detector"])
     if settings.shortcut > 0:
         _mark(pixels[:, 0], (table["site"] == "B").to_numpy(), streams["marker"])
     levels = np.rint(pixels * np.float32(255)).astype(np.uint8)
     return Phantoms(levels.astype(np.float32) / np.float32(255), masks, table)
+
+
+def carriers(settings: PhantomSettings) -> np.ndarray:
+    """(N,) bool: whose patient carries the device that no column records."""
+    streams = _streams(settings.seed)
+    return _carriers(settings, _table(settings, streams)[0], streams)
 
 
 def phantom_dataset(settings: PhantomSettings) -> AuditDataset:
@@ -193,6 +217,12 @@ def _table(settings: PhantomSettings, streams: dict[str, np.random.Generator]) -
     return pd.DataFrame(columns, index=pd.Index(cases, name="id", dtype="str"), dtype="str"), diseased[patient]
 
 
+def _carriers(settings: PhantomSettings, table: pd.DataFrame, streams: dict[str, np.random.Generator]) -> np.ndarray:
+    who = pd.factorize(table["patient"])[0]
+    carried: np.ndarray = (streams["hidden"].random(int(who[-1]) + 1) < settings.hidden)[who]
+    return carried
+
+
 def _split(count: int, fractions: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
     """Split of each patient (count,), with the fractions met as closely as whole patients allow."""
     ends = np.rint(np.cumsum(fractions) * count).astype(int)
@@ -241,12 +271,33 @@ def _add_lesions(image: np.ndarray, contrast: np.ndarray, lesions: Lesions, shap
     return masks
 
 
+def _wires(n: int, rng: np.random.Generator) -> Wires:
+    draw = rng.uniform(-1.0, 1.0, (n, 4)).astype(np.float32).T
+    return Wires(place=0.45 * draw[0], lean=0.5 * draw[1], bow=0.15 + 0.05 * draw[2], phase=np.pi * draw[3])
+
+
+def _add_wires(image: np.ndarray, chosen: np.ndarray, wires: Wires, shapes: Anatomy) -> None:
+    """Lay a wire over each of the chosen images (B, H, W), in place: it stops almost every ray that meets it."""
+    rows = np.flatnonzero(chosen)
+    where = Wires(*(values[rows] for values in wires)), Anatomy(*(values[rows] for values in shapes))
+    image[rows] += wire_covers(*where, image.shape[-1]) * np.maximum(np.float32(0.95) - image[rows], 0.0)
+
+
 def _exposed(image: np.ndarray, exposure: np.ndarray, noise: np.random.Generator) -> np.ndarray:
     """Gain, gamma and noise of each image; attenuation (B, H, W) in, values in [0, 1] out."""
     gain, gamma, grain = (exposure[:, place, None, None] for place in range(3))
     shown = np.clip(image * (0.94 + 0.12 * gain), 0.0, 1.0) ** (0.85 + 0.35 * gamma)
     shown += (0.015 + 0.02 * grain) * noise.standard_normal(shown.shape, dtype=np.float32)
     return np.clip(shown, 0.0, 1.0, out=shown)
+
+
+def _detect(images: np.ndarray, chosen: np.ndarray, strength: float, rng: np.random.Generator) -> None:
+    """Show the chosen images (N, H, W) as another detector would, in place."""
+    for row in range(len(images)):
+        grain = rng.standard_normal(images.shape[1:], dtype=np.float32)
+        if chosen[row]:
+            flat = (1.0 - 0.5 * strength) * images[row] ** (1.0 + 0.8 * strength)
+            images[row] = np.clip(flat + 0.06 * strength * grain, 0.0, 1.0)
 
 
 def _mark(images: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> None:
