@@ -33,6 +33,8 @@ class Series:
     low: tuple[float | None, ...] = ()
     high: tuple[float | None, ...] = ()
     marks: bool = True
+    n: int | None = None
+    """How many people the curve is of, where that is a group of them: reports withhold small ones where the plan says so."""
 
     def __post_init__(self) -> None:
         for part in (self.y, self.low, self.high):
@@ -88,6 +90,10 @@ class Mark:
     high: float | None = None
     note: str = ""
     """Printed beside the row: group size, or why there is no value."""
+    n: int | None = None
+    """How many people the value is of: reports withhold small groups where the plan says so."""
+    part: str = ""
+    """What the groups divide, a column's name for instance: the rows of one part add up to a total that a reader knows."""
 
 
 @codec.record
@@ -143,10 +149,17 @@ class Table:
     alt: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
+    counts: tuple[str, ...] = ()
+    """The columns that count people: reports withhold rows with small counts where the plan says so."""
+    part: str = ""
+    """The column whose equal entries hold rows that add up to a known total; "" when all rows do."""
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:
         _same_length(self.title, "columns", len(self.columns), self.rows)
+        strange = [name for name in (*self.counts, *filter(None, [self.part])) if name not in self.columns]
+        if strange:
+            raise ValueError(f"table {self.title!r}: there is no column {strange[0]!r}")
 
 
 def _same_length(title: str, what: str, expected: int, parts: Iterable[Sized]) -> None:
