@@ -81,11 +81,13 @@ def missing_bounds(
     second = rate.among & (rest if reference == "rest" else cases.groups == reference)
     unknown = rate.among & (cases.groups == UNKNOWN)
 
-    def gap(joining: np.ndarray) -> Estimate:
-        sides = (first | joining, second | (unknown & ~joining))
-        return difference(*(Sample(rate.hits[side], cases.patients[side]) for side in sides), level=level)
+    def sample(side: np.ndarray) -> Sample:
+        return Sample(rate.hits[side], cases.patients[side])
 
-    observed = difference(*(Sample(rate.hits[side], cases.patients[side]) for side in (first, second)), level=level)
+    def gap(joining: np.ndarray) -> Estimate:
+        return difference(sample(first | joining), sample(second | (unknown & ~joining)), level=level)
+
+    observed = difference(sample(first), sample(second), level=level)
     if observed.value is None:
         observed = not_estimable(f"no {rate.cases} in one of the groups")
     nobody = np.zeros_like(unknown)
@@ -112,19 +114,35 @@ def missingness(outcome: np.ndarray, groups: np.ndarray, patients: np.ndarray, *
     missing = np.asarray(groups).astype(str) == UNKNOWN
     if missing.shape != hits.shape:
         raise DataError(f"{len(hits)} outcomes came with {len(missing)} groups; give one per case")
-    sides = [proportion(hits[side], codes[side], level=level) for side in (missing, ~missing)]
-    apart = difference(*(Sample(hits[side], codes[side]) for side in (missing, ~missing)), level=level)
+    unknown, known = Sample(hits[missing], codes[missing]), Sample(hits[~missing], codes[~missing])
+    p_value, test, reason = _tested(hits, missing, codes, count)
+    return Missingness(
+        proportion(*unknown, level=level),
+        proportion(*known, level=level),
+        difference(unknown, known, level=level),
+        p_value,
+        count,
+        test,
+        reason,
+    )
+
+
+def _tested(
+    hits: np.ndarray, missing: np.ndarray, codes: np.ndarray, count: int
+) -> tuple[float | None, str, str | None]:
+    """The p-value of the patients' table and the test it is of, or the reason why there is none."""
     had = np.bincount(codes, hits, count) > 0
     absent = np.bincount(codes, ~missing, count) == 0
     table = np.array([[np.sum(had[side]), np.sum(~had[side])] for side in (absent, ~absent)])
-    if not table.sum(axis=1).all():
-        whole = "no group value is missing" if not missing.any() else "every patient has a group value in some case"
-        reason = "no patient has a group value" if absent.all() else whole
-        return Missingness(*sides, apart, None, count, "", reason)
+    if not missing.any():
+        return None, "", "no group value is missing"
+    if absent.all():
+        return None, "", "no patient has a group value"
+    if not absent.any():
+        return None, "", "every patient has a group value in some case"
     if not table.sum(axis=0).all():
-        return Missingness(*sides, apart, None, count, "", "all patients have the same outcome")
+        return None, "", "all patients have the same outcome"
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / count
     if expected.min() < 5:
-        return Missingness(*sides, apart, float(fisher_exact(table).pvalue), count, "Fisher, by patient")
-    found = chi2_contingency(table, correction=False)
-    return Missingness(*sides, apart, float(found.pvalue), count, "chi-square, by patient")
+        return float(fisher_exact(table).pvalue), "Fisher, by patient", None
+    return float(chi2_contingency(table, correction=False).pvalue), "chi-square, by patient", None
