@@ -1,0 +1,73 @@
+"""What the rungs of the shortcut ladder say together: available, encoded, followed, used, causal.
+
+Many columns are looked at on every rung, so what counts as shown is controlled: Holm over the comparisons of a rung, times the
+number of rungs. Data without a shortcut then raise a finding in at most one audit of twenty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xvision.methods.intervals import Estimate, holm
+from xvision.methods.paired import p_value
+
+State = Literal["shown", "not shown", "left out"]
+RungName = Literal["available", "encoded", "followed", "used", "causal"]
+RUNGS: tuple[RungName, ...] = ("available", "encoded", "followed", "used", "causal")
+LEVEL = 0.05 / len(RUNGS)
+"""What a p-value adjusted within its rung is held against, so that all rungs together keep 0.05."""
+
+CAUSAL = "shortcut shown (causal)"
+FOLLOWED = "the decision follows it, cause not shown"
+AVAILABLE = "available, not followed"
+ENCODED = "encoded, not shown to be used"
+NOTHING = "nothing found"
+CONCLUSIONS = (CAUSAL, FOLLOWED, AVAILABLE, ENCODED, NOTHING)
+"""From the strongest to the weakest."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """figure: in words, with its interval; or why the rung was left out."""
+
+    state: State
+    figure: str = ""
+
+
+def shown(
+    estimates: Sequence[Estimate], *, null: float = 0.0, levels: Sequence[float] = (), above: bool = False
+) -> list[bool]:
+    """For each estimate of one rung, whether it differs from ``null`` after control; False where it has no value.
+
+    levels: of the intervals, 0.95 unless given. above: only values above ``null`` count.
+    """
+    given = levels or [0.95] * len(estimates)
+    raw = [_p(estimate, null, level) for estimate, level in zip(estimates, given, strict=True)]
+    known = [place for place, p in enumerate(raw) if p is not None]
+    found = [False] * len(estimates)
+    for place, adjusted in zip(known, holm([raw[place] or 0.0 for place in known]), strict=True):
+        found[place] = adjusted < LEVEL and (not above or (estimates[place].value or 0.0) > null)
+    return found
+
+
+def _p(estimate: Estimate, null: float, level: float) -> float | None:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return None
+    moved = estimate._replace(value=estimate.value - null, low=estimate.low - null, high=estimate.high - null)
+    return p_value(moved, level=level)
+
+
+def conclusion(rungs: Mapping[str, Rung]) -> str:
+    """One of :data:`CONCLUSIONS`: what the rungs of one column or cue say together.
+
+    Only an intervention shows a cause. A decision that follows a column may follow something that goes with it; what is encoded
+    need not be used (Glocker 2023).
+    """
+    found = {name for name, rung in rungs.items() if rung.state == "shown"}
+    if "causal" in found:
+        return CAUSAL
+    if found & {"followed", "used"}:
+        return FOLLOWED
+    return AVAILABLE if "available" in found else ENCODED if "encoded" in found else NOTHING
