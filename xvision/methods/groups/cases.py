@@ -64,3 +64,11 @@ def checked_cases(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray,
 def known_levels(groups: np.ndarray) -> list[str]:
     """Names of the groups (N,) without ``"unknown"``, sorted."""
     return [str(level) for level in np.unique(groups) if level != UNKNOWN]
+
+
+def missed_disease(*, positive_is_healthy: bool) -> Rate:
+    """The rate that counts patients with disease who are called healthy (underdiagnosis, Seyyed-Kalantari 2021).
+
+    Where "no finding" is the positive class it is the false positive rate; overdiagnosis is then the other one.
+    """
+    return "fpr" if positive_is_healthy else "fnr"
