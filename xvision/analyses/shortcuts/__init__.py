@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xvision.analyses.shortcuts.along import follows
 from xvision.analyses.shortcuts.available import from_columns
+from xvision.analyses.shortcuts.inside import inside
 from xvision.analyses.shortcuts.ladder import joined, ladder, sizes, summary
 from xvision.analyses.shortcuts.part import columns_of
 from xvision.audit import Audit
@@ -11,8 +12,8 @@ from xvision.registry import analysis
 from xvision.result import NotApplicable, Result
 
 
-@analysis("Shortcuts", pillar="Fairness", need="scores", passes="none beyond the clean predictions")
-def shortcuts(audit: Audit, *, minimum: int = 10, resamples: int = 1000) -> Result:
+@analysis("Shortcuts", pillar="Fairness", need="scores", passes="1 embedding of each audited image")
+def shortcuts(audit: Audit, *, minimum: int = 10, embeddings: int = 1000, resamples: int = 1000) -> Result:
     """What else than the disease does it go by?
 
     A ladder; each rung establishes more than the one before. Available: ``metadata_auroc`` is how well a column alone, without any
@@ -27,7 +28,8 @@ def shortcuts(audit: Audit, *, minimum: int = 10, resamples: int = 1000) -> Resu
         raise NotApplicable("no group or acquisition columns were declared; name them in the plan or with --groups")
     available = from_columns(audit, resamples)
     along = follows(audit, minimum, available.shown())
-    parts = {"available": available, "followed": along}
+    encoded, used = inside(audit, embeddings, minimum, resamples)
+    parts = {"available": available, "encoded": encoded, "followed": along, "used": used}
     found = joined(parts)
     return Result(
         summary(found),
