@@ -19,6 +19,7 @@ from xvision.engine import Batch, Engine, Measure, Rows, Work
 from xvision.errors import ConfigError
 from xvision.methods.decision import Decision, decide, probabilities
 from xvision.methods.intervals import Estimate, bootstrap, not_estimable, with_width
+from xvision.methods.operating_point import OperatingPoint
 from xvision.models.predictions import PredictionsClassifier
 from xvision.models.protocols import Classifier
 from xvision.result import Better, Metric, NotApplicable, Where
@@ -74,6 +75,8 @@ class Audit:
     """How the images were made, as the plan declares it."""
     fairness: FairnessPlan = field(default_factory=FairnessPlan)
     """What was agreed about groups."""
+    operating: OperatingPoint = field(default_factory=OperatingPoint)
+    """How the threshold of the decision came about: declared, or chosen on validation cases."""
     called: str = "the audited images"
     """What these cases are, in words."""
 

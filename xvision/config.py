@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from xvision import codec
 from xvision.errors import ConfigError
 from xvision.recipe import BackbonePlan, SearchPlan, TrainingPlan
 
+_MOST_EDGES = 8
 OptionValue = Any  # what TOML can hold; checked against the analysis's own signature
 
 
@@ -55,6 +57,36 @@ class DataPlan:
     """Left and right mean something in these images, so they are never flipped in training."""
     modality: Modality | None = None
     """How the images were made: decides which kinds of damage are tried and how strong each is."""
+    bands: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Group or acquisition column of numbers → the edges of its bands, e.g. ``age = [40, 60]``; an edge begins the band above."""
+
+    def __post_init__(self) -> None:
+        for column, edges in self.bands.items():
+            check_edges(column, edges)
+
+
+def check_edges(column: str, edges: Sequence[float]) -> None:
+    """Raises ConfigError for edges that make no bands."""
+    usable = all(math.isfinite(edge) for edge in edges) and list(edges) == sorted(set(edges))
+    if not usable or not 1 <= len(edges) <= _MOST_EDGES:
+        raise ConfigError(
+            f"data.bands: the edges of {column!r} are {list(edges)}: give 1 to {_MOST_EDGES} different numbers in ascending "
+            "order, such as [40, 60]."
+        )
+
+
+@codec.record
+class RulePlan:
+    """How the threshold is chosen, on the images of the split "validation"."""
+
+    target: Literal["sensitivity", "fpr", "net benefit"]
+    """sensitivity: the largest threshold that reaches the value. fpr: the smallest one that does not exceed it. net benefit: the
+    one with the largest net benefit where a false alarm costs value / (1 - value) of what a found case is worth."""
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < 1:
+            raise ConfigError(f"decision.rule.value is {self.value}: give a share above 0 and below 1.")
 
 
 @codec.record
@@ -63,14 +95,22 @@ class DecisionPlan:
 
     positive: str | None = None
     threshold: float | None = None
+    """A number that was fixed beforehand, such as the vendor's."""
+    rule: RulePlan | None = None
+    """Instead of a number: how it is chosen on the split "validation"."""
     directions: tuple[Literal["any", "missed disease", "false alarm"], ...] = ("any",)
     """Which wrong decisions an attack looks for."""
     off_by: int = 1
     """For classes in order, a grade for instance: how many grades off counts as broken by an attack."""
     no_disease: str | None = None
-    """The class without disease, which directions need where there are more than two classes."""
+    """The class without disease. Of two classes it is the one that is not positive, unless it is named here: a model that looks
+    for "No Finding" is positive for the healthy. With more classes, directions need it."""
 
     def __post_init__(self) -> None:
+        if self.threshold is not None and self.rule is not None:
+            raise ConfigError("decision has a threshold and a rule to choose one: keep the one that holds.")
+        if self.rule is not None and self.positive is None:
+            raise ConfigError("decision.rule needs decision.positive: say which class the decision looks for.")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(f"decision.threshold is {self.threshold}: give a probability above 0 and below 1.")
 

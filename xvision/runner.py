@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 import traceback
@@ -14,20 +15,20 @@ from typing import Any, Protocol
 
 from xvision import codec, provenance
 from xvision.audit import Audit, Outside, prediction_table
-from xvision.config import DataPlan, DecisionPlan, FairnessPlan, Modality, ModelPlan, Plan
+from xvision.config import DataPlan, DecisionPlan, FairnessPlan, Modality, ModelPlan, Plan, RulePlan
 from xvision.data.dataset import AuditDataset
 from xvision.data.plan_data import load_outside, load_plan_data, load_reference
 from xvision.data.preflight import preflight
 from xvision.data.scores import without_images
-from xvision.deployed import deployed_decision
+from xvision.deployed import decision_at
 from xvision.engine import Engine, EngineKind, Progress, code_version
 from xvision.errors import DataError, RunError, XVisionError
 from xvision.judge import Criteria, criteria_sha256, judge_run, load_criteria
-from xvision.methods.decision import Decision
 from xvision.models.evidence import EVIDENCE
 from xvision.models.finding import finding_view
 from xvision.models.open import is_predictions, load_model
 from xvision.models.protocols import Classifier
+from xvision.operating import agreed, at_operating_point, check_rule, declared_statement, described, unchosen
 from xvision.registry import Analysis, bind_all
 from xvision.result import Check, Group, NotApplicable, Record, RunInfo
 from xvision.store import Run, Writer, is_run, sha256
@@ -84,6 +85,8 @@ def run_audit(
     acquisition: Sequence[str] = (),
     positive: str | None = None,
     threshold: float | None = None,
+    rule: RulePlan | None = None,
+    no_disease: str | None = None,
     criteria: str | Path | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     outside: Outside | None = None,
@@ -98,7 +101,8 @@ def run_audit(
     """Audits a loaded model on loaded data into the run folder ``out`` and returns it; an unfinished run there resumes.
 
     acquisition: those of the data's group columns that say how an image was taken. positive, threshold: the deployed binary
-    decision; of a multi-label model, positive names the one finding that is audited. options: analysis name → its options.
+    decision; of a multi-label model, positive names the one finding that is audited. rule: instead of a threshold, how it is
+    chosen on the split "validation". no_disease: the class that means healthy. options: analysis name → its options.
     outside: images from elsewhere to compare with. modality: how the images were made. fairness: what was
     agreed about groups. Raises ConfigError, DataError, ModelError or RunError.
     """
@@ -114,7 +118,7 @@ def run_audit(
         seed=seed,
         batch_size=batch_size,
         criteria=str(criteria) if criteria else None,
-        decision=DecisionPlan(positive, threshold),
+        decision=DecisionPlan(positive, threshold, rule, no_disease=no_disease),
         fairness=fairness or FairnessPlan(),
         only=tuple(only),
         analysis=options or {},
@@ -150,7 +154,7 @@ def _run(
     audit = Audit(
         model,
         data,
-        deployed_decision(model, plan.decision),
+        decision_at(model, plan.decision, plan.decision.threshold),
         plan.seed,
         Engine(writer.work, engine, plan.batch_size, listener.progress),
         plan.data.groups,
@@ -162,16 +166,23 @@ def _run(
         fairness=plan.fairness,
     )
     checks = _checked(model, data, plan)
+    check_rule(audit, plan.decision)
     info = _info(audit, plan, checks, criteria, command)
     _refuse_other_audit(out, info)
     with writer.locked():
         started = time.monotonic()
         earlier = Run(out).info if is_run(out) else None
-        info = replace(info, started=earlier.started if earlier else info.started)
+        if earlier is not None:
+            decision = info.decision if unchosen(earlier.decision) else earlier.decision
+            info = replace(info, started=earlier.started, decision=decision)
         writer.info(info)
         writer.log({"time": provenance.now(), "event": "started", "resumed": earlier is not None})
         audit.task = "predictions"
         listener.started("Predictions")
+        audit = at_operating_point(audit, plan.decision)
+        info = replace(info, decision=described(audit, plan.decision, audit.operating.statement))
+        _refuse_other_threshold(out, info, earlier)
+        writer.info(info)
         writer.table("predictions", prediction_table(audit))
         info = replace(info, showcase=tuple(str(audit.ids[place]) for place in audit.showcase))
         records = [_analyse(audit, item, options, writer, listener) for item, options in chosen]
@@ -233,7 +244,8 @@ def _finish(
     writer: Writer, info: RunInfo, audit: Audit, records: list[Record], criteria: Criteria | None, seconds: float
 ) -> None:
     everything = Run(writer.path).records
-    clean = 0 if audit.model.access == "scores" else len(audit.ids)
+    asked = len(audit.ids) + (0 if audit.operating.tuning is None else len(audit.operating.tuning.scores))
+    clean = 0 if audit.model.access == "scores" else asked
     info = replace(
         info,
         status="partial" if any(record.status == "failed" for record in everything) else "complete",
@@ -275,8 +287,6 @@ def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, 
 
 
 def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteria | None, command: str) -> RunInfo:
-    decision, classes = audit.decision, audit.model.classes
-    positive = "" if decision.positive is None else classes[decision.positive]
     spec = {} if audit.model.access == "scores" else {"input": codec.plain(audit.model.input)}
     return RunInfo(
         name=plan.name,
@@ -284,14 +294,8 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
         plan=codec.plain(plan),
         command=command,
         seed=plan.seed,
-        classes=classes,
-        decision={
-            "kind": "argmax" if decision.threshold is None else "threshold",
-            "positive": positive,
-            "threshold": decision.threshold,
-            "declared": decision.declared,
-            **_counted(decision, classes),
-        },
+        classes=audit.classes,
+        decision=described(audit, plan.decision, declared_statement(audit, plan.decision)),
         split="test" if (audit.everything.table["split"] == "test").any() else "all",
         cases=len(audit.ids),
         patients=len(set(audit.patients)),
@@ -309,13 +313,6 @@ def _info(audit: Audit, plan: Plan, checks: tuple[Check, ...], criteria: Criteri
         started=provenance.now(),
         criteria_sha256=criteria_sha256(criteria) if criteria else "",
     )
-
-
-def _counted(decision: Decision, classes: tuple[str, ...]) -> dict[str, object]:
-    """Which wrong decisions attacks look for, where the plan says so."""
-    said: dict[str, object] = {} if decision.directions == ("any",) else {"directions": list(decision.directions)}
-    said |= {} if decision.off_by == 1 else {"off_by": decision.off_by}
-    return said if decision.no_disease is None else {**said, "no_disease": classes[decision.no_disease]}
 
 
 def _composition(audit: Audit) -> list[Group]:
@@ -339,10 +336,20 @@ def _refuse_other_audit(out: Path, info: RunInfo) -> None:
     for what in ("model", "data"):
         if earlier.fingerprints.get(what) != info.fingerprints[what]:
             raise RunError(f"{out}: holds an audit of another {what}. Choose another --out, or remove that folder.")
-    if (earlier.seed, earlier.decision, earlier.groups, earlier.acquisition) != (
-        info.seed, dict(info.decision), info.groups, info.acquisition,
+    decided = agreed(info.decision if unchosen(earlier.decision) else earlier.decision)
+    if (earlier.seed, decided, earlier.groups, earlier.acquisition) != (
+        info.seed, agreed(info.decision), info.groups, info.acquisition,
     ):  # fmt: skip
         raise RunError(f"{out}: holds an audit with another decision, seed or groups. Choose another --out.")
+
+
+def _refuse_other_threshold(out: Path, info: RunInfo, earlier: RunInfo | None) -> None:
+    """The same rule chooses the same threshold, unless the model answers otherwise on another device."""
+    before, now = None if earlier is None else earlier.decision.get("threshold"), info.decision["threshold"]
+    if before is not None and not math.isclose(before, now, abs_tol=1e-4):
+        raise RunError(
+            f"{out}: holds an audit at the threshold {before:.4g}, and here the rule chooses {now:.4g}. Choose another --out."
+        )
 
 
 def _earlier(out: Path, name: str) -> Record | None:
@@ -357,7 +364,7 @@ def _key(audit: Audit, item: Analysis, options: Mapping[str, Any]) -> str:
         "analysis": item.name, "options": dict(options), "follows": audit.options.get(item.follows), "fingerprints": audit.fingerprints,
         "decision": codec.plain(audit.decision), "seed": audit.seed, "groups": audit.groups, "acquisition": audit.acquisition,
         "pictures": audit.pictures, "code": code_version(), "record": _record(audit), "outside": audit.outside.fingerprints,
-        "modality": audit.modality, "fairness": codec.plain(audit.fairness),
+        "modality": audit.modality, "fairness": codec.plain(audit.fairness), "rule": audit.operating.rule,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

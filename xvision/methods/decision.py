@@ -1,6 +1,6 @@
 """The decision that is deployed, which every analysis judges: a threshold on a probability, or the most probable class.
 
-Shapes: N cases, K classes. Directions that count (missed disease, false alarm) follow from ``positive``.
+Shapes: N cases, K classes. Directions that count (missed disease, false alarm) follow from ``healthy``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Decision:
 
     What counts as broken by an attack: directions, "missed disease" (ill, decided healthy), "false alarm" (healthy,
     decided ill) or "any" wrong decision; off_by, for classes in order (a grade), how many grades off. no_disease: the
-    class without disease where there are more than two.
+    class without disease where it was stated; a binary model may be positive for it ("No Finding").
     """
 
     positive: int | None = None
@@ -52,6 +52,8 @@ class Decision:
             )
         if self.positive not in (None, 0, 1):
             raise ConfigError(f"positive class {self.positive} is not one of the two classes 0 and 1 of a binary model")
+        if self.positive is not None and self.no_disease not in (None, 0, 1):
+            raise ConfigError(f"class without disease {self.no_disease} is not one of the two classes 0 and 1")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"decision threshold {self.threshold} is not strictly between 0 and 1; 0.5 is the most probable class"
@@ -68,8 +70,13 @@ class Decision:
 
     @property
     def healthy(self) -> int | None:
-        """The class without disease: the other one of a binary model, else the one declared."""
-        return self.no_disease if self.positive is None else 1 - self.positive
+        """The class without disease: the one stated; of a binary model without that, the one that is not positive."""
+        return self.no_disease if self.no_disease is not None or self.positive is None else 1 - self.positive
+
+    @property
+    def healthy_declared(self) -> bool:
+        """Whether somebody said which class is without disease; else ``healthy`` is a convention."""
+        return self.no_disease is not None
 
 
 def shifted_logits(logits: Logits, decision: Decision) -> Logits:
