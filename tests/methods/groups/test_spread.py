@@ -101,3 +101,12 @@ def test_the_gap_by_chance_of_unequal_groups_is_that_of_draws() -> None:
     assert (gap_by_chance(1.0, np.array([4, 3])), gap_by_chance(0.5, np.array([4]))) == (pytest.approx(0), 0.0)
     with pytest.raises(DataError, match="the rate is 80; give a share from 0 to 1"):
         gap_by_chance(80, np.array([4, 3]))
+
+
+def test_noise_leaves_out_resamples_without_a_case() -> None:
+    drawn = np.array([[0.2, np.nan, 0.4, 0.6], [np.nan, np.nan, np.nan, 0.5]])
+    noise = resampled_noise(drawn, np.array([5, 5]))
+    assert noise[0] == pytest.approx(np.var([0.2, 0.4, 0.6], ddof=1) * 5 / 4)
+    assert np.isnan(noise[1])
+    alone = between_groups(np.array([0.5, 0.5]), noise, drawn, np.array([5, 5]))
+    assert alone.sd.value is None

@@ -36,9 +36,16 @@ def binomial_noise(hits: np.ndarray, cases: np.ndarray) -> np.ndarray:
 
 
 def resampled_noise(drawn: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Variance (G,) that chance alone gives each group's rate, from its resamples over patients (G, R)."""
-    count = np.asarray(patients)
-    return np.asarray(drawn.var(axis=1, ddof=1) * count / np.maximum(count - 1, 1))
+    """Variance (G,) that chance alone gives each group's rate, from its resamples over patients (G, R).
+
+    Resamples without a case in the denominator are left out; NaN for a group with fewer than two others.
+    """
+    count, defined = np.asarray(patients), ~np.isnan(drawn)
+    usable, values = defined.sum(axis=1), np.where(defined, drawn, 0.0)
+    mean = values.sum(axis=1) / np.maximum(usable, 1)
+    squares = (np.where(defined, values - mean[:, None], 0.0) ** 2).sum(axis=1)
+    noise = squares / np.maximum(usable - 1, 1) * count / np.maximum(count - 1, 1)
+    return np.asarray(np.where(usable > 1, noise, np.nan))
 
 
 def corrected_variance(rates: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -56,7 +63,7 @@ def between_groups(
     once as drawn, and is corrected for both. The lower limit is 0 unless the groups surely differ.
     """
     quantile_of(level)
-    kept = ~np.isnan(rates) & (np.asarray(patients) > 1)
+    kept = ~np.isnan(rates) & ~np.isnan(noise) & (np.asarray(patients) > 1)
     people = int(np.asarray(patients)[kept].sum())
     if kept.sum() < 2:
         reason = "fewer than 2 groups with 2 patients in the denominator"

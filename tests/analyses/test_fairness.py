@@ -1,0 +1,212 @@
+"""Who it is worse for: hand-made tables with known verdicts, missing and degenerate groups, a tuned threshold, a planted gap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.analyses.scored import scored
+from tests.analyses.shifted import pooled_model
+from xvision.analyses.fairness import fairness
+from xvision.audit import Audit
+from xvision.charts import Forest, Table
+from xvision.config import FairnessPlan
+from xvision.data.synthetic import PhantomSettings, phantom_dataset
+from xvision.engine import Engine
+from xvision.methods.decision import Decision
+from xvision.methods.operating_point import Judged, OperatingPoint, Rule
+from xvision.result import Metric, NotApplicable, Result
+
+Counts = dict[str, tuple[int, int, int, int]]
+"""Group → true positives, false positives, false negatives, true negatives."""
+
+
+def tabled(counts: Counts, column: str = "sex", **more: np.ndarray) -> Audit:
+    cells = [
+        (name, *cell) for name, four in counts.items() for cell in zip(four, (1, 0, 1, 0), (1, 1, 0, 0), strict=True)
+    ]
+    group = np.repeat([cell[0] for cell in cells], [cell[1] for cell in cells])
+    labels, decisions = (np.repeat([cell[at] for cell in cells], [cell[1] for cell in cells]) for at in (2, 3))
+    return scored(np.where(decisions == 1, 0.9, 0.1), labels, columns={column: group, **more})
+
+
+def run(audit: Audit, **options: int) -> Result:
+    return fairness(audit, **{"permutations": 99, "resamples": 200, **options})
+
+
+def found(result: Result, name: str, **where: object) -> Metric:
+    (item,) = [one for one in result.metrics if one.name == name and dict(one.where) == where]
+    return item
+
+
+def table(result: Result, ending: str) -> Table:
+    (chart,) = [one for one in result.charts if isinstance(one, Table) and one.title.endswith(ending)]
+    return chart
+
+
+def verdicts(result: Result) -> dict[tuple[str, str], str]:
+    rows = table(result, "what may be said of each difference").rows
+    return {(str(row[0]), str(row[2])): str(row[4]) for row in rows}
+
+
+def test_a_group_without_disease_is_not_perfect() -> None:
+    audit = tabled({"a": (30, 10, 10, 30), "b": (0, 0, 0, 4)})
+    result = run(audit)
+    for name in ("sensitivity", "fnr"):
+        assert found(result, name, sex="b").value is None
+        assert found(result, name, sex="b").reason == "no positive cases"
+    fpr = found(result, "fpr", sex="b")
+    assert (fpr.value, fpr.low) == (0.0, 0.0)
+    assert fpr.high == pytest.approx(0.4899, abs=5e-5)
+    assert found(result, "sensitivity_difference", sex="b", against="a").reason == "fewer than 10 positive patients"
+    assert verdicts(result)["b", "Sensitivity"] == "not enough data"
+    assert "No gap between patient groups is shown" in result.summary
+    assert any("nothing is known there" in caveat for caveat in result.caveats)
+
+
+def test_equal_error_rates_at_other_prevalences_are_no_gap_and_ppv_is_explained() -> None:
+    result = run(tabled({"A": (400, 50, 100, 450), "B": (80, 90, 20, 810)}))
+    for name in ("sensitivity", "specificity"):
+        assert found(result, f"{name}_difference", sex="A", against="B").value == pytest.approx(0.0) or found(
+            result, f"{name}_difference", sex="B", against="A"
+        ).value == pytest.approx(0.0)
+    rows = {row[2]: row for row in table(result, "what may be said of each difference").rows}
+    assert rows["PPV"][4] == "gap shown"
+    assert str(rows["PPV"][5]).endswith("explained by prevalence")
+    assert "not explained" not in str(rows["PPV"][5])
+    assert "No gap between patient groups is shown" in result.summary
+
+
+@pytest.mark.parametrize(
+    ("margin", "second", "word"),
+    [
+        (None, (700, 100, 300, 900), "gap shown"),
+        (0.05, (700, 100, 300, 900), "gap shown"),
+        (0.15, (700, 100, 300, 900), "below the agreed margin"),
+        (0.05, (800, 100, 200, 900), "equivalent"),
+        (None, (800, 100, 200, 900), "not enough data"),
+        (0.01, (800, 100, 200, 900), "not enough data"),
+    ],
+)
+def test_the_four_verdicts(margin: float | None, second: tuple[int, int, int, int], word: str) -> None:
+    audit = tabled({"a": (800, 100, 200, 900), "b": second})
+    result = run(replace(audit, fairness=FairnessPlan(margin=margin)))
+    (said,) = {verdict for (_, rate), verdict in verdicts(result).items() if rate == "Sensitivity"}
+    assert said == word
+    assert ("Gap shown." in result.summary) == (word == "gap shown")
+    assert any("No margin was agreed" in caveat for caveat in result.caveats) == (margin is None)
+
+
+def test_underdiagnosis_turns_with_the_class_that_means_healthy() -> None:
+    audit = tabled({"a": (50, 20, 10, 80), "b": (50, 20, 10, 80)})
+    result = run(audit)
+    assert "decision.no_disease" in str(found(result, "underdiagnosis").reason)
+    finding = run(replace(audit, decision=replace(audit.decision, no_disease=0)))
+    assert found(finding, "underdiagnosis", sex="a").value == pytest.approx(10 / 60)
+    no_finding = run(replace(audit, decision=replace(audit.decision, no_disease=1)))
+    assert found(no_finding, "underdiagnosis", sex="a").value == pytest.approx(20 / 100)
+    assert found(no_finding, "overdiagnosis").value == pytest.approx(10 / 60)
+
+
+def test_missing_groups_are_a_row_of_their_own_with_bounds() -> None:
+    result = run(tabled({"a": (80, 10, 20, 90), "b": (60, 10, 40, 90), "unknown": (10, 5, 10, 15)}))
+    assert found(result, "sensitivity", sex="unknown").value == pytest.approx(0.5)
+    assert found(result, "unknown_share", column="sex").value == pytest.approx(40 / 440)
+    gap = found(result, "sensitivity_difference", sex="a", against="b")
+    low, high = (
+        found(result, "sensitivity_difference", sex="a", bound=f"{side} that missing values allow")
+        for side in ("lowest", "highest")
+    )
+    assert low.value is not None
+    assert gap.value is not None
+    assert high.value is not None
+    assert low.value < gap.value < high.value
+    assert low.value == pytest.approx((80 + 0) / (100 + 10) - (60 + 10) / (100 + 10))
+    assert table(result, "what the missing values could hide").rows[0][5] == 20
+    assert found(result, "missingness_p", column="sex", outcome="error").value is not None
+    assert "unknown for 9 %" in " ".join(result.caveats)
+
+
+def test_a_group_of_one_case_is_shown_and_not_compared() -> None:
+    result = run(tabled({"a": (40, 10, 10, 40), "b": (40, 10, 10, 40), "c": (1, 0, 0, 0)}))
+    assert found(result, "sensitivity", sex="c").n == 1
+    assert verdicts(result)["c", "Sensitivity"] == "not enough data"
+    assert ("c", 1, 1, 1, 0) in [row[:5] for row in table(result, "who is in the data").rows]
+    forest = next(one for one in result.charts if isinstance(one, Forest))
+    assert "c" not in forest.alt.split("Lowest of the groups")[1].split(",")[0].split()
+
+
+def test_a_thousand_levels_are_counted_and_the_largest_shown() -> None:
+    names = np.repeat([f"ward{place:04d}" for place in range(1000)], 2)
+    result = run(scored(np.tile([0.9, 0.2], 1000), np.tile([1, 0], 1000), columns={"ward": names}))
+    sizes = table(result, "who is in the data")
+    assert len(sizes.rows) == 20
+    assert sizes.alt.startswith("1 000 levels, of which the 20 largest are shown")
+    assert (
+        found(result, "sensitivity_any_gap_p", column="ward").reason == "fewer than 2 groups with 10 positive patients"
+    )
+    assert found(result, "sensitivity_any_gap_holm_p", column="ward").reason
+
+
+def test_one_level_or_no_column_compares_nothing() -> None:
+    assert run(tabled({"a": (40, 10, 10, 40)})).summary == (
+        "No patient groups could be compared: there are fewer than two known levels."
+    )
+    with pytest.raises(NotApplicable, match="--groups"):
+        run(scored(np.array([0.1, 0.9]), np.array([0, 1])))
+
+
+def test_more_classes_are_taken_one_against_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 100)
+    result = run(scored(np.eye(3)[labels] * 0.8 + 0.1, labels, columns={"sex": rng.choice(["F", "M"], 300)}))
+    assert found(result, "sensitivity", **{"class": "class2", "sex": "F"}).value == 1.0
+    assert found(result, "sensitivity_any_gap_p", **{"class": "class0", "column": "sex"}).value == 1.0
+
+
+def test_many_columns_are_corrected_by_holm() -> None:
+    counts = {"a": (85, 10, 15, 90), "b": (68, 10, 32, 90)}
+    alone = found(run(tabled(counts), permutations=999), "sensitivity_any_gap_holm_p", column="sex").value
+    rng = np.random.default_rng(1)
+    more = tabled(counts, **{f"c{place}": rng.choice(["x", "y"], 400) for place in range(5)})
+    together = run(more, permutations=999)
+    raw = found(together, "sensitivity_any_gap_p", column="sex").value
+    assert alone is not None
+    assert raw is not None
+    assert found(together, "sensitivity_any_gap_holm_p", column="sex").value == pytest.approx(6 * raw)
+    assert any("6 columns" in caveat for caveat in together.caveats)
+
+
+def test_a_tuned_threshold_widens_intervals_and_keeps_values() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 400)
+    scores = 1 / (1 + np.exp(-rng.normal(1.5 * labels - 0.75, 1.0)))
+    fixed = scored(scores, labels, columns={"sex": np.tile(["F", "M"], 200)})
+    tuning = Judged(scores[:60], labels[:60] == 1, np.arange(60))
+    tuned = replace(fixed, operating=OperatingPoint("chosen", Rule("sensitivity", 0.8), tuning, seed=1))
+    one, other = run(fixed), run(tuned)
+    for name, where in (("sensitivity", {"sex": "F"}), ("specificity", {"sex": "M"})):
+        plain, chosen = found(one, name, **where), found(other, name, **where)
+        assert plain.value == chosen.value
+        assert None not in (plain.low, plain.high, chosen.low, chosen.high)
+        assert chosen.high - chosen.low > plain.high - plain.low  # type: ignore[operator]  # just seen
+        assert "re-tuned" in chosen.interval
+    gap = next(item for item in other.metrics if item.name == "sensitivity_difference")
+    assert "re-tuned" in gap.interval
+
+
+@pytest.mark.parametrize(("strength", "shown"), [(0.6, True), (0.0, False)])
+def test_a_planted_contrast_gap_is_shown_and_its_clean_twin_is_not(strength: float, shown: bool) -> None:
+    settings = PhantomSettings(
+        n=1600, seed=5, size=32, contrast=0.6, visits=2, fractions=(0.4, 0.1, 0.5), contrast_gap=strength
+    )
+    data = phantom_dataset(settings)
+    audit = Audit(pooled_model(data), data, Decision(1, 0.5, True), 3, Engine(), ("sex",))
+    gap = found(run(audit), "sensitivity_difference", sex="F", against="M") if shown else None
+    result = run(audit)
+    assert ("Gap shown. Sensitivity" in result.summary) == shown
+    if gap is not None:
+        assert gap.high is not None
+        assert gap.high < 0
