@@ -6,21 +6,23 @@ one would treat: at t = 0.1 one true positive is worth nine false ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
-from xvision.errors import ConfigError
+from xvision.errors import ConfigError, DataError
 from xvision.methods.calibration import checked
 from xvision.methods.decision import TIE
-from xvision.methods.intervals import Estimate, Sample, combination, patient_codes, quantile_of
+from xvision.methods.intervals import Estimate, Sample, binary, combination, patient_codes, quantile_of
 from xvision.methods.recalibration import log_odds
 from xvision.methods.scores import missing_class
 
 Answer = Literal["better than both", "worse than one", "not decided"]
+_METHOD = "MOVER of Wilson, by patient"
 _CELLS = 4_000_000
 """Weights held at once by the resampling."""
 
@@ -38,7 +40,7 @@ class Benefit(NamedTuple):
     everybody: Estimate
     over_everybody: Estimate
     advantage: Estimate
-    band: tuple[float, float] | None
+    band: tuple[float, float]
     answer: Answer
 
 
@@ -105,6 +107,27 @@ def decision_curve(
         _benefit(place, treated[:, column], happened, codes, level, joint) for column, place in enumerate(places)
     )
     return Curve(benefits, joint, *sizes)
+
+
+def decided_benefit(
+    decisions: np.ndarray,
+    outcomes: np.ndarray,
+    patients: np.ndarray,
+    threshold: float,
+    *,
+    minimum: int = 10,
+    level: float = 0.95,
+) -> Curve:
+    """Net benefit of acting on decisions (N,), however they were made, where one would treat from this risk on."""
+    treated, happened = binary(decisions, "decisions"), binary(outcomes, "outcomes")
+    if treated.shape != happened.shape:
+        raise DataError(f"{len(happened)} outcomes came with {len(treated)} decisions; give one per case")
+    codes, count = patient_codes(patients, len(happened))
+    (place,) = _thresholds([threshold])
+    sizes = (len(happened), count, int(happened.sum()))
+    reason = missing_class(happened) or _too_few(happened, codes, minimum)
+    benefits = () if reason else (_benefit(float(place), treated, happened, codes, level, level),)
+    return Curve(benefits, level, *sizes, reason)
 
 
 def _thresholds(thresholds: Sequence[float]) -> np.ndarray:
@@ -176,7 +199,9 @@ def _benefit(
     cost = float(place / (1 - place))
 
     def weighed(good: np.ndarray, bad: np.ndarray, sign: float, at: float) -> Estimate:
-        return combination((Sample(good, codes), Sample(bad, codes)), (sign, -sign * cost), level=at)
+        return combination((Sample(good, codes), Sample(bad, codes)), (sign, -sign * cost), level=at)._replace(
+            method=_METHOD
+        )
 
     model, band = (weighed(treated & happened, treated & ~happened, 1.0, at) for at in (level, joint))
     over, over_band = (weighed(~treated & happened, ~treated & ~happened, -1.0, at) for at in (level, joint))
@@ -196,15 +221,12 @@ def _lower_of(first: Estimate, second: Estimate) -> Estimate:
 
 
 def better_range(curve: Curve) -> tuple[tuple[float, float], ...]:
-    """Runs of neighbouring thresholds, in rising order, at all of which the model is better than both alternatives."""
+    """Where the model is better than both alternatives; see :func:`runs`."""
+    return runs(curve, lambda each: each.answer == "better than both")
+
+
+def runs(curve: Curve, holds: Callable[[Benefit], bool]) -> tuple[tuple[float, float], ...]:
+    """Runs of neighbouring thresholds, in rising order, at all of which something holds."""
     ordered = sorted(curve.benefits, key=lambda each: each.threshold)
-    runs: list[list[float]] = []
-    open_run = False
-    for each in ordered:
-        better = each.answer == "better than both"
-        if better and open_run:
-            runs[-1][1] = each.threshold
-        elif better:
-            runs.append([each.threshold, each.threshold])
-        open_run = better
-    return tuple((low, high) for low, high in runs)
+    stretches = [list(part) for held, part in groupby(ordered, key=holds) if held]
+    return tuple((part[0].threshold, part[-1].threshold) for part in stretches)

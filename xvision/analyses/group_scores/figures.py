@@ -1,0 +1,90 @@
+"""The figures of one column: each group's own, and the comparisons between groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from xvision.audit import Audit
+from xvision.methods.groups.calibration_by_group import GroupCalibration, calibration_by_group, in_the_large_gaps
+from xvision.methods.groups.cross_auc import Cross, cross_gaps
+from xvision.methods.groups.gaps import Gap, group_gaps
+from xvision.methods.intervals import Estimate, not_estimable, proportion
+from xvision.methods.scores import auprc, auroc
+from xvision.result import Where
+
+ERROR_RATE = 0.05
+MOST_CLASSES = 10
+
+
+class Target(NamedTuple):
+    """One class against the rest: the positive class, or each class in turn. labels, scores: (N,)."""
+
+    where: Where
+    name: str
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+class Row(NamedTuple):
+    """One group alone."""
+
+    group: str
+    calibration: GroupCalibration
+    auroc: Estimate
+    prevalence: Estimate
+    auprc: Estimate
+
+
+class Figures(NamedTuple):
+    """One column and one class."""
+
+    column: str
+    target: Target
+    levels: np.ndarray
+    rows: tuple[Row, ...]
+    aurocs: tuple[Gap, ...]
+    in_the_large: tuple[Gap, ...]
+    crossed: tuple[Cross, ...]
+
+
+def targets(audit: Audit) -> Iterator[Target]:
+    """The positive class of two; of more, each of the most frequent classes against the rest, the most frequent first."""
+    binary = audit.decision.positive is not None
+    frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:MOST_CLASSES]
+    for code in [audit.positive] if binary else frequent.tolist():
+        name = audit.classes[code]
+        where: Where = {} if binary else {"class": name}
+        yield Target(where, name, audit.labels == code, audit.predictions.probabilities[:, code])
+
+
+def gathered(audit: Audit, target: Target, column: str, bins: int, minimum: int, resamples: int, draws: int) -> Figures:
+    """Every figure of a column's groups."""
+    levels, patients = audit.column(column), audit.patients
+    cases = (target.scores, target.labels, levels, patients)
+    calibrated = calibration_by_group(
+        *cases,
+        rng=lambda name: audit.rng(f"calibration {target.name} {column} {name}"),
+        bins=bins,
+        minimum=minimum,
+        resamples=resamples,
+        draws=draws,
+    )
+    rows = tuple(_row(audit, target, column, levels, each, resamples) for each in calibrated)
+    gaps = group_gaps(target.labels, target.labels, target.scores, levels, patients, metric="auroc", minimum=minimum)
+    large = in_the_large_gaps(*cases, gaps)
+    return Figures(column, target, levels, rows, gaps, large, cross_gaps(*cases, gaps))
+
+
+def _row(
+    audit: Audit, target: Target, column: str, levels: np.ndarray, calibrated: GroupCalibration, resamples: int
+) -> Row:
+    member = levels == calibrated.group
+    scores, labels, patients = target.scores[member], target.labels[member], audit.patients[member]
+    ranking = not_estimable(calibrated.reason or "", calibrated.patients)
+    if calibrated.reason is None:
+        rng = audit.rng(f"auprc {target.name} {column} {calibrated.group}")
+        ranking = auprc(scores, labels, patients, rng=rng, resamples=resamples)
+    return Row(calibrated.group, calibrated, auroc(scores, labels, patients), proportion(labels, patients), ranking)

@@ -1,0 +1,338 @@
+"""Whether it does good to act on a model, weighed in found cases and false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xvision import text
+from xvision.audit import Audit, apart, count, metric
+from xvision.charts import Axis, Chart, Lines, Reference, Series, Table
+from xvision.errors import ConfigError
+from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.net_benefit import Benefit, Curve, better_range, decided_benefit, decision_curve, runs
+from xvision.methods.intervals import Estimate, not_estimable
+from xvision.registry import analysis
+from xvision.result import Metric, Result, Where
+
+_MOST_ROWS = 20
+_MOST_CURVES = 4
+_ALL = "all"
+
+
+@analysis("Net benefit", pillar="Fairness", need="scores", passes="none beyond the clean predictions")
+def net_benefit(
+    audit: Audit, *, low: float = 0.05, high: float = 0.5, steps: int = 10, minimum: int = 10, resamples: int = 1000
+) -> Result:
+    """Is acting on the model better than treating everybody or nobody, in every group?
+
+    ``net_benefit`` (Vickers and Elkin 2006) = true positives / n − false positives / n × t / (1 − t). The threshold t is the risk
+    from which one would act, and with it the worth of a false alarm: at t = 0.1 one found case outweighs nine of them. Treating
+    nobody has 0. ``net_benefit_advantage`` is the model minus the better of treating everybody and nobody, for the same patients.
+    For thresholds from ``low`` to ``high`` its intervals hold at all ``steps`` of them together; which range matters is a clinical
+    question that this page does not decide. "Better than both" needs an interval above 0, "worse than one" one below; all else is
+    "not decided". ``decision: deployed`` judges the decisions as they are made, with a false alarm weighed at the deployed
+    threshold, or at the one that was agreed where the threshold was chosen for net benefit.
+    A probability that does not come true is acted upon as if it did, so a miscalibrated model can be worse than no model.
+    Net benefit follows the prevalence of these cases: compare a group's curve with that group's alternatives, never with another
+    group's curve, and do not carry it to a place with another prevalence. It knows no cost of the test itself.
+    """
+    thresholds = _grid(low, high, steps)
+    case = _Case.of(audit)
+    groups = [_judged(audit, case, thresholds, column, level, minimum, resamples) for column, level in _levels(audit)]
+    metrics = [item for each in groups for item in _metrics(each)]
+    charts: list[Chart] = [_verdicts(groups, thresholds), _overall(case, groups[0]), _deployed(case, groups)]
+    charts += [chart for column in (*audit.groups, *audit.acquisition) for chart in _by_group(column, groups)]
+    return Result(
+        _summary(case, groups, thresholds), tuple(metrics), tuple(charts), caveats=tuple(_caveats(audit, case, groups))
+    )
+
+
+def _grid(low: float, high: float, steps: int) -> tuple[float, ...]:
+    if not 0 < low < high < 1 or not 2 <= steps <= 100:
+        raise ConfigError(
+            f"net_benefit: found low = {low}, high = {high}, steps = {steps}: give two probabilities, the lower first, and 2 to 100 steps"
+            " between them."
+        )
+    return tuple(np.round(np.linspace(low, high, steps), 6).tolist())
+
+
+class _Case(NamedTuple):
+    """What is acted upon. labels, acted: (N,) booleans. scores: (N,). worth: the threshold at which a false alarm is weighed."""
+
+    name: str
+    labels: np.ndarray
+    scores: np.ndarray
+    acted: np.ndarray
+    worth: float
+
+    @classmethod
+    def of(cls, audit: Audit) -> _Case:
+        """Of the class with disease: a model that is positive for the healthy is acted upon where it is negative."""
+        acting, worth = audit.positive, audit.decision.threshold or 0.5
+        rule = audit.operating.rule
+        if rule is not None and rule.target == "net benefit":
+            worth = rule.value
+        if audit.decision.healthy == acting:
+            acting, worth = 1 - acting, 1 - worth
+        scores = audit.predictions.probabilities[:, acting]
+        return cls(audit.classes[acting], audit.labels == acting, scores, audit.predictions.decisions == acting, worth)
+
+    @property
+    def exchange(self) -> str:
+        alarms = f"{(1 - self.worth) / self.worth:.3g}"
+        return (
+            f"one found case is weighed like {alarms} false alarm{'' if alarms == '1' else 's'} (t = {self.worth:.3g})"
+        )
+
+
+class _Judged(NamedTuple):
+    """One level of a column, or all images (column ""). deployed: its decisions as they are."""
+
+    column: str
+    level: str
+    curve: Curve
+    deployed: Curve
+
+    @property
+    def called(self) -> str:
+        return f"{text.label(self.column)} {self.level}" if self.column else "All images"
+
+    @property
+    def where(self) -> Where:
+        return {apart(self.column, "threshold", "decision"): self.level} if self.column else {}
+
+
+def _levels(audit: Audit) -> Iterator[tuple[str, str]]:
+    yield "", _ALL
+    for column in (*audit.groups, *audit.acquisition):
+        names = np.unique(audit.column(column)).tolist()
+        yield from ((column, level) for level in sorted(names, key=lambda name: (name == UNKNOWN, name)))
+
+
+def _judged(
+    audit: Audit, case: _Case, thresholds: tuple[float, ...], column: str, level: str, minimum: int, resamples: int
+) -> _Judged:
+    member = audit.column(column) == level if column else np.ones(len(case.labels), bool)
+    labels, patients = case.labels[member], audit.patients[member]
+    rng = audit.rng(f"bands {column} {level}")
+    curve = decision_curve(
+        case.scores[member], labels, patients, thresholds, rng=rng, minimum=minimum, resamples=resamples
+    )
+    deployed = decided_benefit(case.acted[member], labels, patients, case.worth, minimum=minimum)
+    return _Judged(column, level, curve, deployed)
+
+
+def _metrics(each: _Judged) -> Iterator[Metric]:
+    here: Where = {**each.where, "decision": "deployed"}
+    found = each.deployed.benefits[0] if each.deployed.benefits else None
+    missing = not_estimable(each.curve.reason or "", each.curve.patients)
+    yield metric("net_benefit", found.model if found else missing, better="higher", where=here)
+    yield metric("net_benefit_of_everybody", found.everybody if found else missing, where=here)
+    yield metric("net_benefit_advantage", found.advantage if found else missing, better="higher", where=here)
+    if not each.curve.benefits:
+        yield metric("net_benefit_advantage", missing, better="higher", where=each.where)
+        return
+    for benefit in each.curve.benefits:
+        where: Where = {**each.where, "threshold": benefit.threshold}
+        yield metric("net_benefit_advantage", _banded(each.curve, benefit), better="higher", where=where)
+    for name, answer in (
+        ("thresholds_better_than_both", "better than both"),
+        ("thresholds_worse_than_one", "worse than one"),
+    ):
+        yield count(name, sum(benefit.answer == answer for benefit in each.curve.benefits), where=each.where)
+
+
+def _banded(curve: Curve, benefit: Benefit) -> Estimate:
+    """The advantage with the interval that holds at all thresholds together."""
+    low, high = benefit.band
+    how = f"{benefit.advantage.method}, {100 * curve.level:.4g} % each so that {len(curve.benefits)} thresholds hold together"
+    return benefit.advantage._replace(low=low, high=high, method=how)
+
+
+def _words(curve: Curve) -> str:
+    """The verdict over the range."""
+    if curve.reason:
+        return f"not enough data: {curve.reason}"
+    better = [benefit for benefit in curve.benefits if benefit.answer == "better than both"]
+    if len(better) == len(curve.benefits):
+        return "better than both at every threshold asked for"
+    spans = [_span(*limits) for limits in better_range(curve)]
+    parts = [f"better than both {text.listing(spans)}"] if spans else []
+    for name, wanted in (("everybody", True), ("nobody", False)):
+        spans = [_span(*limits) for limits in runs(curve, lambda each, wanted=wanted: _worse(each, wanted))]  # type: ignore[misc]  # bound now
+        parts += [f"worse than treating {name} {text.listing(spans)}"] if spans else []
+    return "; ".join([*parts, "not decided elsewhere"]) if parts else "not decided at any threshold asked for"
+
+
+def _worse(benefit: Benefit, everybody: bool) -> bool:
+    """Than everybody, or than nobody, whichever is the better of them."""
+    return benefit.answer == "worse than one" and ((benefit.everybody.value or 0.0) > 0) == everybody
+
+
+def _span(low: float, high: float) -> str:
+    return f"at {low:g}" if low == high else f"from {low:g} to {high:g}"
+
+
+def _largest(groups: Sequence[_Judged], most: int) -> list[_Judged]:
+    """The first and the largest others, in the order given."""
+    order = sorted(range(1, len(groups)), key=lambda place: (-groups[place].curve.cases, place))[: most - 1]
+    return [groups[place] for place in sorted([0, *order])]
+
+
+def _verdicts(groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> Table:
+    shown = _largest(groups, _MOST_ROWS)
+    answered = sum(bool(better_range(each.curve)) for each in groups[1:])
+    return Table(
+        title=f"Better than treating everybody and nobody? {len(thresholds)} thresholds {_span(thresholds[0], thresholds[-1])}",
+        alt=f"All images: {_words(groups[0].curve)}. Better than both somewhere in {answered} of {text.plural(len(groups) - 1, 'group')};"
+        f" {len(shown) - 1} are shown.",
+        columns=("Column", "Group", "Images", "Patients", "Positive", "Negative", "Acting on the model is"),
+        rows=tuple(
+            (
+                text.label(each.column) or "All images",
+                each.level,
+                each.curve.cases,
+                each.curve.patients,
+                each.curve.positives,
+                each.curve.cases - each.curve.positives,
+                _words(each.curve),
+            )
+            for each in shown
+        ),
+        counts=("Images", "Patients", "Positive", "Negative"),
+        part="Column",
+    )
+
+
+def _overall(case: _Case, everyone: _Judged) -> Lines:
+    """The decision curve; treating everybody is left out where it falls far below all else."""
+    benefits = everyone.curve.benefits
+    places = tuple(benefit.threshold for benefit in benefits)
+    bottom = -max([benefit.model.high or 0.0 for benefit in benefits] or [1.0]) / 2
+    everybody = tuple(value if (value := benefit.everybody.value or 0.0) >= bottom else None for benefit in benefits)
+    model = Series(
+        "acting on the model",
+        places,
+        tuple(benefit.model.value for benefit in benefits),
+        tuple(benefit.model.low for benefit in benefits),
+        tuple(benefit.model.high for benefit in benefits),
+    )
+    return Lines(
+        title="Decision curve of all images",
+        alt=f"Acting on the model is {_words(everyone.curve)}.",
+        x=Axis(f"Probability of {case.name} from which one would act"),
+        y=Axis("Net benefit per image"),
+        series=(model, Series("treating everybody", places, everybody)),
+        references=(Reference("treating nobody", 0.0),),
+    )
+
+
+def _deployed(case: _Case, groups: Sequence[_Judged]) -> Table:
+    shown = _largest(groups, _MOST_ROWS)
+    answers = [each.deployed.benefits[0].answer for each in groups[1:] if each.deployed.benefits]
+    return Table(
+        title=f"The deployed decision: {case.exchange}",
+        alt=f"Better than both in {answers.count('better than both')}, worse than one in {answers.count('worse than one')}, not decided in"
+        f" {answers.count('not decided')} of {text.plural(len(groups) - 1, 'group')}; the others have not enough data.",
+        columns=(
+            "Group",
+            "Net benefit",
+            "Treating everybody",
+            "Model minus the better of both",
+            "Acting on the model is",
+        ),
+        rows=tuple((each.called, *_row(each.deployed)) for each in shown),
+    )
+
+
+def _row(deployed: Curve) -> tuple[str, str, str, str]:
+    if not deployed.benefits:
+        return "–", "–", "–", f"not enough data: {deployed.reason}"
+    found = deployed.benefits[0]
+    return (
+        text.value(*found.model[:3]),
+        text.number(found.everybody.value),
+        text.value(*found.advantage[:3]),
+        found.answer,
+    )
+
+
+def _by_group(column: str, groups: Sequence[_Judged]) -> Iterator[Lines]:
+    """Advantages of the largest groups of a column, which prevalence does not set apart as it does net benefits."""
+    own = [each for each in groups if each.column == column and each.curve.benefits]
+    shown = sorted(own, key=lambda each: (-each.curve.cases, each.level))[:_MOST_CURVES]
+    if not shown:
+        return
+    total = sum(each.column == column for each in groups)
+    some = f" ({len(shown)} of {text.plural(total, 'group')})" if len(shown) < total else ""
+    yield Lines(
+        title=f"Net benefit beyond the better of everybody and nobody: {text.label(column)}{some}",
+        alt="; ".join(f"{each.level} is {_words(each.curve)}" for each in shown) + ".",
+        x=Axis("Probability from which one would act"),
+        y=Axis("Model minus the better alternative of the group"),
+        series=tuple(_advantage(each) for each in shown),
+        references=(Reference("no better than the best alternative", 0.0),),
+    )
+
+
+def _advantage(each: _Judged) -> Series:
+    benefits = each.curve.benefits
+    return Series(
+        f"{each.level} (n = {text.number(each.curve.cases, 'count')})",
+        tuple(benefit.threshold for benefit in benefits),
+        tuple(benefit.advantage.value for benefit in benefits),
+        tuple(benefit.band[0] for benefit in benefits),
+        tuple(benefit.band[1] for benefit in benefits),
+        n=each.curve.patients,
+    )
+
+
+def _summary(case: _Case, groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> str:
+    span = f"{len(thresholds)} thresholds {_span(thresholds[0], thresholds[-1])}"
+    said = [f"Over {span}, acting on the probability of {case.name} is {_words(groups[0].curve)}."]
+    parts = []
+    for words, chosen in (
+        ("worse than an alternative somewhere", [each for each in groups[1:] if _has(each, "worse than one")]),
+        (
+            "nowhere shown to be better",
+            [each for each in groups[1:] if each.curve.benefits and not better_range(each.curve)],
+        ),
+        ("not enough data", [each for each in groups[1:] if each.curve.reason]),
+    ):
+        if chosen:
+            parts.append(f"{words}: {text.listing([each.called for each in chosen], 4)}")
+    if parts:
+        said.append(f"By group, {'; '.join(parts)}.")
+    elif len(groups) > 1:
+        said.append(
+            f"In each of {len(groups) - 1} groups it is better than both somewhere in that range and nowhere worse."
+        )
+    deployed = groups[0].deployed.benefits
+    if deployed:
+        said.append(
+            f"The deployed decision is {deployed[0].answer.replace('decided', 'decided to be better')}: {case.exchange}."
+        )
+    return " ".join(said)
+
+
+def _has(each: _Judged, answer: str) -> bool:
+    return any(benefit.answer == answer for benefit in each.curve.benefits)
+
+
+def _caveats(audit: Audit, case: _Case, groups: Sequence[_Judged]) -> Iterator[str]:
+    yield "Net benefit follows the prevalence of the audited cases; where cases were selected, it is not that of practice."
+    yield "Groups of unequal prevalence have unequal net benefit under any model: each is compared with its own alternatives alone."
+    if not audit.decision.declared:
+        yield f"No threshold was declared; {case.worth:g} is a convention, and so is the weight of a false alarm that follows from it."
+    elif audit.operating.rule is None or audit.operating.rule.target != "net benefit":
+        yield (
+            "The deployed threshold is read as the risk from which one would act; if it was chosen for another reason, ask what a false"
+            " alarm is worth."
+        )
+    if audit.operating.tuned:
+        yield "The threshold was chosen on validation cases and is taken as it is: its own uncertainty is not in these intervals."
+    if len(groups) > _MOST_ROWS:
+        yield f"Tables show the {_MOST_ROWS - 1} largest of {len(groups) - 1} groups; the metrics hold all."
