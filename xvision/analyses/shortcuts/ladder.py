@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from xvision import text
 from xvision.analyses.shortcuts.part import Key, Part, columns_of
@@ -54,10 +54,14 @@ def sizes(audit: Audit) -> Iterator[Table]:
         )
 
 
-def joined(parts: Mapping[str, Part]) -> dict[Key, dict[str, Rung]]:
-    """The rungs of every class and column, by name."""
-    keys = dict.fromkeys(key for part in parts.values() for key in part.rungs)
-    return {key: {name: part.rungs[key] for name, part in parts.items() if key in part.rungs} for key in keys}
+def joined(ladders: Iterable[Mapping[str, Part]]) -> dict[Key, dict[str, Rung]]:
+    """The rungs of every class and column or place, by name."""
+    found: dict[Key, dict[str, Rung]] = {}
+    for parts in ladders:
+        for name, part in parts.items():
+            for key, rung in part.rungs.items():
+                found.setdefault(key, {})[name] = rung
+    return found
 
 
 def ladder(found: Mapping[Key, Mapping[str, Rung]]) -> Iterator[Table]:

@@ -71,3 +71,8 @@ def log_odds(logits: np.ndarray, code: int) -> np.ndarray:
 def columns_of(audit: Audit) -> tuple[str, ...]:
     """Every declared column, acquisition first."""
     return tuple(dict.fromkeys((*audit.acquisition, *audit.groups)))
+
+
+def by_id(audit: Audit, positions: np.ndarray) -> np.ndarray:
+    """The positions in the order of the ids, so that the order of the rows decides nothing."""
+    return np.asarray(positions[np.argsort(audit.ids[positions], kind="stable")])

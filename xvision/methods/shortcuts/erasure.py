@@ -30,8 +30,8 @@ class Head(NamedTuple):
 def read_head(embeddings: np.ndarray, logits: np.ndarray, patients: np.ndarray) -> Head | str:
     """The head as a linear function of the embeddings, or why it is not one.
 
-    embeddings: (N, D). logits: (N, K). patients: (N,). Least squares on one half of the patients must explain at least 0.99 of the
-    variance of each logit on the other half; then all cases are used. An approximation below that would show its own errors as
+    embeddings: (N, D). logits: (N, K). patients: (N,). Least squares on four fifths of the patients must explain at least 0.99 of
+    the variance of each logit on the others; then all cases are used. An approximation below that would show its own errors as
     changed decisions.
     """
     values, wanted = np.asarray(embeddings, float), np.asarray(logits, float)
@@ -41,14 +41,18 @@ def read_head(embeddings: np.ndarray, logits: np.ndarray, patients: np.ndarray) 
         )
     wanted = wanted - wanted.mean(axis=1, keepdims=True)
     _, codes = np.unique(patients, return_inverse=True)
-    first = codes % 2 == 0
-    if min(first.sum(), (~first).sum()) <= values.shape[1] + 1:
-        return f"{len(values)} cases are too few to read a head on {values.shape[1]} dimensions off the embeddings"
-    half = _least_squares(values[first], wanted[first])
+    first = codes % 5 != 0
+    needed = int(np.ceil(1.25 * (values.shape[1] + 2)))
+    if first.sum() < values.shape[1] + 2 or first.all():
+        return (
+            f"{len(values)} cases are too few to read a head on {values.shape[1]} dimensions off the embeddings: about {needed} are"
+            " needed (option embeddings)"
+        )
+    part = _least_squares(values[first], wanted[first])
     held, variance = wanted[~first], wanted[~first].var(axis=0)
     if not variance.all():
         return "the logits are the same in every case"
-    explained = float((1 - ((half(values[~first]) - held) ** 2).mean(axis=0) / variance).min())
+    explained = float((1 - ((part(values[~first]) - held) ** 2).mean(axis=0) / variance).min())
     if explained < _ENOUGH:
         return f"the head cannot be read off the embeddings: a linear one explains {max(explained, 0.0):.3f} of the logits' variance"
     return _least_squares(values, wanted)._replace(explained=explained)

@@ -45,7 +45,8 @@ def probe(
     embeddings: (N, D). column, labels, patients: (N,). Levels with fewer than ``minimum`` patients and missing ones are left out, and
     so are all but the eight largest. Within a label, what only tells the label tells no level. What is encoded need not be used.
     """
-    names, sizes = _levels(column, patients, minimum)
+    names = known_levels_of(column, patients, minimum=minimum)
+    sizes = min((len(np.unique(patients[column == name])) for name in names), default=0)
     kept, folds = np.isin(column, names), np.full(len(column), -1)
     if len(names) < 2:
         return Probed(kept, names, folds, {}, {}, f"fewer than two levels with {minimum} patients")
@@ -64,9 +65,8 @@ def probe(
     return Probed(kept, names, folds, overall, within)
 
 
-def _levels(column: np.ndarray, patients: np.ndarray, minimum: int) -> tuple[tuple[str, ...], int]:
-    """Names from the largest on, and the patients of the smallest."""
+def known_levels_of(column: np.ndarray, patients: np.ndarray, *, minimum: int) -> tuple[str, ...]:
+    """The largest of the known levels, at most eight, that have at least ``minimum`` patients; largest first."""
     counted = {str(name): len(np.unique(patients[column == name])) for name in np.unique(column) if name != UNKNOWN}
     large = sorted((name for name in counted if counted[name] >= minimum), key=lambda name: (-counted[name], name))
-    names = tuple(large[:MOST_LEVELS])
-    return names, min((counted[name] for name in names), default=0)
+    return tuple(large[:MOST_LEVELS])
