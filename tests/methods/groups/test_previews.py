@@ -173,10 +173,10 @@ def test_a_group_too_small_to_fit_on_is_named_and_kept_as_deployed() -> None:
     joined = Tuning(*(np.concatenate(pair) for pair in zip(cases, few, strict=True)))
     found = fit_previews(joined, 0.5)
     assert found.eligible == ("bad", "good")
-    assert found.refused == {"one": "1 patients with the disease to fit on, fewer than 20"}
+    assert found.refused == {"one": "1 positive patient to fit on, fewer than 20"}
     assert found.rules["equalised odds"].mixture("one") is None
     healthy = joined._replace(labels=joined.labels & (joined.groups != "bad"))
-    with pytest.raises(DataError, match="1 of 3 groups have 20 patients with and 20 without"):
+    with pytest.raises(DataError, match="1 of 3 groups have 20 positive and 20 negative patients"):
         fit_previews(healthy, 0.5)
 
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import expit, logit
 
+from xvision import text
 from xvision.errors import ConfigError, DataError
 from xvision.methods.decision import TIE
 from xvision.methods.groups.cases import known_levels
@@ -123,7 +124,7 @@ def fit_previews(
     """Every preview, fitted on tuning cases.
 
     threshold: the deployed one, on the probability. target: sensitivity that the new thresholds reach; 0 is that of the
-    best group at the deployed threshold. minimum: patients with and without the disease that a group needs; fewer leave
+    best group at the deployed threshold. minimum: positive patients and negative ones that a group needs; fewer leave
     it the deployed threshold. cases, events: fewer cases, or fewer of either label, refuse a group its own recalibration
     and give it the one shared by all. Raises DataError when fewer than two groups can be fitted on.
     """
@@ -136,8 +137,8 @@ def fit_previews(
     eligible = tuple(name for name in known_levels(tuning.groups) if name not in refused)
     if len(eligible) < 2:
         raise DataError(
-            f"{len(eligible)} of {len(known_levels(tuning.groups))} groups have {minimum} patients with and {minimum}"
-            " without the disease among the cases to fit on; two are needed"
+            f"{len(eligible)} of {len(known_levels(tuning.groups))} groups have {minimum} positive and {minimum} negative"
+            " patients among the cases to fit on; two are needed"
         )
     deployed = threshold_mixture(threshold)
     reached = {name: _sensitivity(tuning, name, deployed) for name in eligible}
@@ -156,10 +157,10 @@ def fit_previews(
 
 def _short(tuning: Tuning, name: str, minimum: int) -> str | None:
     """Why a group cannot be fitted on."""
-    for label, noun in ((True, "with"), (False, "without")):
+    for label, noun in ((True, "positive"), (False, "negative")):
         found = len(np.unique(tuning.patients[(tuning.groups == name) & (tuning.labels == label)]))
         if found < minimum:
-            return f"{found} patients {noun} the disease to fit on, fewer than {minimum}"
+            return f"{text.plural(found, f'{noun} patient')} to fit on, fewer than {minimum}"
     return None
 
 
@@ -168,7 +169,7 @@ def _sensitivity(tuning: Tuning, name: str, mixture: Mixture) -> float:
 
 
 def _reaching(tuning: Tuning, name: str, target: float) -> Mixture:
-    """The highest threshold at which so large a share of the group's diseased cases is found."""
+    """The highest threshold at which so large a share of the group's positive cases is found."""
     member = tuning.groups == name
     cases = Judged(expit(tuning.scores[member]), tuning.labels[member], tuning.patients[member])
     return threshold_mixture(float(chosen_thresholds(Rule("sensitivity", target), cases)[0]))
