@@ -20,9 +20,9 @@ from reports.blocks import (
     Verdict,
 )
 from reports.limits import unsaid
-from reports.words import decision_rule, flat, minute, moment, plan_sha256, short_first, shortened, split_name
+from reports.words import flat, minute, moment, plan_sha256, short_first, shortened, split_name
 from xvision import text
-from xvision.result import Finding, Judgement, Metric, RunInfo
+from xvision.result import Finding, Judgement, Metric, RunInfo, statement
 from xvision.store import Run
 
 _TOP = 5  # findings on the verdict page
@@ -50,7 +50,7 @@ def cover(run: Run, problems: tuple[str, ...]) -> Cover:
         Fact("Model SHA-256", info.fingerprints.get("model", "–"), True),
         Fact("Data", f"{data.rstrip('/').rsplit('/', 1)[-1] or '–'}, {split_name(info)}: {_extent(info)}"),
         Fact("Data SHA-256", info.fingerprints.get("data", "–"), True),
-        Fact("Decision rule", decision_rule(info.decision)),
+        Fact("Decision rule", statement(info.decision)),
         Fact("Criteria", _criteria(run.judgement)),
         Fact("Plan SHA-256", plan_sha256(info), True),
         Fact("Run", f"{minute(info.started)} to {minute(info.finished) if info.finished else 'not finished'}"),
@@ -190,7 +190,7 @@ def audited(run: Run) -> list[Block]:
         Heading("What was audited"),
         Heading("Model", 2),
         *short_first(
-            (*model, Fact("Classes", ", ".join(info.classes)), Fact("Decision rule", decision_rule(info.decision)))
+            (*model, Fact("Classes", ", ".join(info.classes)), Fact("Decision rule", statement(info.decision)))
         ),
         Heading("Data", 2),
         Prose(_included(info)),

@@ -50,6 +50,10 @@ def limitations(run: Run) -> list[Block]:
             not info.decision.get("declared", True),
         ),
         (
+            "The threshold was chosen on validation images. Intervals of rates by group count that; all others take it as given.",
+            "rule" in info.decision,
+        ),
+        (
             "Patients were not recorded: images of one patient count as independent, and intervals may be too narrow.",
             not info.patients_declared,
         ),

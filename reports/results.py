@@ -11,7 +11,7 @@ from reports.words import metric_grid, shortened, shown
 from xvision import images, text
 from xvision.charts import Bars, Chart, Forest, HeatMap, Images, Lines, Table
 from xvision.errors import RunError
-from xvision.result import Record, StoredCase
+from xvision.result import Record, StoredCase, decision_of_page
 from xvision.store import Run
 
 _MOST_CASES, _MOST_COLUMNS, _MOST_PICTURES = 8, 7, 60  # pictures: of one figure, of one figure, of one section
@@ -32,10 +32,12 @@ def results(run: Run, shelf: Shelf) -> list[Block]:
 
 
 def _section(run: Run, record: Record, shelf: Shelf) -> list[Block]:
+    decision = decision_of_page(run.info, record.pillar)
     blocks: list[Block] = [
         Heading(record.title, 2, record.pillar if record.pillar != record.title else ""),
         Prose(record.question, "lead"),
         Prose(record.summary),
+        *([Prose(decision, "note")] if decision else []),
     ]
     room = _MOST_PICTURES
     for chart in record.charts:

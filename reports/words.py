@@ -41,15 +41,6 @@ def plan_sha256(info: RunInfo) -> str:
     return hashlib.sha256(codec.dumps(dict(info.plan)).encode()).hexdigest()
 
 
-def decision_rule(decision: Mapping[str, object]) -> str:
-    """The decision that is deployed, in words."""
-    threshold = decision.get("threshold")
-    if threshold is None:
-        return "The class with the highest probability is called."
-    rule = f"“{decision.get('positive')}” is called when its probability is at least {shown(threshold)}."
-    return rule if decision.get("declared") else f"{rule} This operating point was not declared; it is a convention."
-
-
 def split_name(info: RunInfo) -> str:
     return "all splits" if info.split == "all" else f"the {info.split} split"
 

@@ -13,6 +13,7 @@ from xvision.judge import load_criteria
 from xvision.registry import parse_setting
 
 BODY = '[data]\npath = "data.csv"\n[model]\npath = "checkpoint"\n'
+_RULE = '[decision]\npositive = "a"\nrule = { target = "fpr", value = '
 
 
 def write(folder: Path, text: str) -> Path:
@@ -47,6 +48,10 @@ def test_a_plan_survives_being_stored(tmp_path: Path) -> None:
         (BODY + "[training]\nepochs = 0", r"training.epochs is 0: give a whole number of at least 1"),
         (BODY + "[training]\nlearning_rate = 0.0", r"learning_rate and training.clip must be above 0"),
         (BODY + "[decision]\nthreshold = 1.0", r"decision.threshold is 1.0"),
+        (BODY + _RULE + "0.9 }\nthreshold = 0.4", r"decision has a threshold and a rule to choose one: keep the one"),
+        (BODY + _RULE.replace('positive = "a"', "") + "0.9 }", r"decision.rule needs decision.positive"),
+        (BODY + _RULE + "1.0 }", r"decision.rule.value is 1.0: give a share above 0 and below 1"),
+        (BODY + _RULE.replace("fpr", "youden") + "0.9 }", r"decision.rule.target is 'youden': .*net benefit"),
         (BODY + '[backbone]\npreset = "huge"', r"backbone.preset is 'huge'"),
         (BODY + "[backbone]\npatch_size = 7", r"64 is not a multiple of backbone.patch_size 7"),
         ("batch_size = 0\n" + BODY, r"batch_size is 0"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xvision import codec
+from xvision import codec, text
 from xvision.audit import Audit, Predictions
 from xvision.config import DecisionPlan
 from xvision.deployed import decision_at
@@ -129,9 +129,10 @@ def _chosen(rule: Rule, cases: Judged, threshold: float, patients: bool) -> str:
     reached = tuned_rates(cases, threshold, np.array([threshold]))
     extreme = {"sensitivity": "the largest threshold with", "fpr": "the smallest threshold with"}
     shown = "" if rule.target == "net benefit" else f" (reached: {reached[rule.target].value:.3f})"
-    whom = f" ({len(set(cases.patients))} patients)" if patients else ""
+    images = text.plural(len(cases.scores), "validation image")
+    whom = f" ({text.plural(len(set(cases.patients)), 'patient')})" if patients else ""
     return (
-        f"{extreme.get(rule.target, 'the threshold with')} {_wanted(rule)}{shown} on the {len(cases.scores)} validation images{whom};"
+        f"{extreme.get(rule.target, 'the threshold with')} {_wanted(rule)}{shown} on the {images}{whom};"
         " it was tuned there, and intervals of rates by group include that"
     )
 

@@ -19,6 +19,8 @@ Where = Mapping[str, str | int | float]
 SCHEMA = 1
 """Of the run folder: readers refuse what they do not know."""
 PILLARS = ("Performance", "Calibration", "Explanation", "Robustness", "Shift", "Fairness", "Other")
+_DECIDED = ("Performance", "Calibration", "Robustness", "Shift", "Fairness")
+"""Pillars whose analyses judge the deployed decision: each of their pages states it."""
 
 
 class NotApplicable(Exception):
@@ -237,6 +239,22 @@ class Judgement:
 
 
 NOT_JUDGED = Judgement("not judged", (), {}, "", False)
+
+
+def statement(decision: Mapping[str, Any]) -> str:
+    """The decision that is judged and how its threshold came about, in words and without a full stop."""
+    stated, threshold = decision.get("statement"), decision.get("threshold")
+    if stated:
+        return str(stated)
+    if threshold is None:
+        return "the most probable class"
+    why = "declared in the plan" if decision.get("declared") else "by convention: the plan declares no operating point"
+    return f"{decision.get('positive')} when its probability is at least {threshold:.4g}, {why}"
+
+
+def decision_of_page(info: RunInfo, pillar: str) -> str:
+    """The decision as a sentence for the page of an analysis of this pillar; "" where no decision is judged."""
+    return f"Decision: {statement(info.decision)}." if pillar in _DECIDED else ""
 
 
 def spoken(metric: Metric) -> str:

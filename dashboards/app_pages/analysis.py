@@ -10,7 +10,7 @@ from dashboards import inert, markup
 from dashboards.parts import Links, chart_panel, data_table, finding_card, is_wide, metric_frame, ordered
 from xvision import text
 from xvision.charts import Chart, HeatMap
-from xvision.result import Record
+from xvision.result import Record, decision_of_page
 from xvision.store import Run
 
 _EVERY = "All metrics"
@@ -30,6 +30,9 @@ def show(run: Run, analysis: str, links: Links) -> None:
 
 def _answer(run: Run, record: Record, links: Links) -> None:
     markup.show(markup.element("div", record.summary, "xv-summary"))
+    decision = decision_of_page(run.info, record.pillar)
+    if decision:
+        markup.show(markup.muted(decision))
     _charts(run, record, links)
     if record.caveats:
         markup.show(markup.notes("Read with care", record.caveats))

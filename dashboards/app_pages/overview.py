@@ -13,7 +13,7 @@ from dashboards.gallery import map_table
 from dashboards.markup import Html
 from dashboards.parts import Links, finding_card, limits, ordered
 from xvision import text
-from xvision.result import Finding, Group, Judgement, Metric, Record, RunInfo, named, spoken
+from xvision.result import Finding, Group, Judgement, Metric, Record, RunInfo, named, spoken, statement
 from xvision.store import Run
 
 _FIRST_FIGURES = 4
@@ -173,17 +173,11 @@ def _fact(value: object) -> str:
 
 
 def _decision(info: RunInfo) -> tuple[Html, ...]:
-    decision = info.decision
-    if decision.get("kind") == "threshold":
-        rule = f"{decision.get('positive')} when its probability is at least {decision.get('threshold')}"
-    else:
-        rule = "the most probable class"
-    pairs = [("Rule", rule), ("Classes", ", ".join(info.classes))]
-    declared = markup.muted("Declared in the plan.")
+    pairs = [("Rule", statement(info.decision)), ("Classes", ", ".join(info.classes))]
     assumed = markup.alert(
         "The plan declares no decision: this one was assumed. Check that it is the one that is deployed.", "warn"
     )
-    return markup.facts(pairs), declared if decision.get("declared") else assumed, markup.gap()
+    return markup.facts(pairs), *([] if info.decision.get("declared") else [assumed]), markup.gap()
 
 
 def _checks(info: RunInfo) -> Html:

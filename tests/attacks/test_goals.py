@@ -72,6 +72,18 @@ def test_directions_say_which_wrong_decisions_count(directions: tuple[str, ...],
     assert goal.broken(torch.eye(3)[[0, 2, 2, 1]]).tolist() == expected
 
 
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize(("direction", "broken"), [("missed disease", [1, 0, 0, 0]), ("false alarm", [0, 0, 1, 0])])
+def test_a_model_that_looks_for_the_healthy_misses_disease_by_finding_it(
+    positive: int, direction: str, broken: list[int]
+) -> None:
+    """Class 1 is "No Finding". Ill and called healthy, ill and called ill, healthy and called ill, healthy and called healthy."""
+    decision = Decision(positive, 0.5, True, (direction,), no_disease=1)  # type: ignore[arg-type]
+    goal = class_goal(torch.tensor([0, 0, 1, 1]), 2, decision)
+    logits = torch.tensor([[0.0, 2.0], [2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    assert goal.broken(logits).tolist() == [bool(each) for each in broken]
+
+
 def test_a_case_without_a_way_to_break_is_never_broken_and_has_no_margin() -> None:
     goal = class_goal(torch.tensor([0, 1]), 2, Decision(1, 0.5, True, ("missed disease",)))
     logits = torch.tensor([[0.0, 5.0], [0.0, 5.0]])

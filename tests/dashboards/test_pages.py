@@ -100,6 +100,22 @@ def test_facts_of_the_model_are_words(tmp_path: Path) -> None:
     assert "<dd>128 002</dd>" in said
 
 
+def test_pages_that_judge_the_decision_state_it_and_others_do_not(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    convention = "lesion when its probability is at least 0.5, by convention: the plan declares no operating point"
+    assert f"Decision: {convention}." in words(draw(path, "analysis/performance"))
+    chosen = {"declared": True, "statement": "lesion from 0.3 on, tuned <b>"}
+    info = json.loads((path / "run.json").read_text("utf-8"))
+    info["decision"] |= chosen
+    (path / "run.json").write_text(json.dumps(info), "utf-8")
+    for page in ("performance", "fairness"):
+        assert "Decision: lesion from 0.3 on, tuned &lt;b&gt;." in words(draw(path, f"analysis/{page}"))
+    assert "Decision:" not in words(draw(path, "analysis/attribution"))
+    said = words(draw(path, "overview"))
+    assert "lesion from 0.3 on, tuned &lt;b&gt;" in said
+    assert "The plan declares no decision" not in said
+
+
 def test_a_run_without_criteria_is_not_judged_and_never_a_pass(runs: dict[str, Path]) -> None:
     said = words(draw(runs["not judged"], "overview"))
     assert "Not judged" in said

@@ -81,6 +81,23 @@ def test_half_given_or_impossible_decisions_are_refused() -> None:
         Decision(threshold=0.5)
     with pytest.raises(ConfigError, match="positive class 2 is not one of the two classes"):
         Decision(2, 0.5)
+    with pytest.raises(ConfigError, match="class without disease 2 is not one of the two classes"):
+        Decision(1, 0.5, no_disease=2)
+
+
+@pytest.mark.parametrize(
+    ("decision", "healthy", "declared"),
+    [
+        (Decision(1, 0.5), 0, False),
+        (Decision(0, 0.5), 1, False),
+        (Decision(1, 0.5, no_disease=1), 1, True),  # looks for "No Finding"
+        (Decision(0, 0.5, no_disease=1), 1, True),
+        (Decision(), None, False),
+        (Decision(no_disease=0), 0, True),
+    ],
+)
+def test_the_class_without_disease_is_the_one_stated(decision: Decision, healthy: int | None, declared: bool) -> None:
+    assert (decision.healthy, decision.healthy_declared) == (healthy, declared)
 
 
 def test_logits_that_cannot_be_judged_are_refused() -> None:

@@ -6,10 +6,10 @@ from reports.blocks import Badge, Grid, Pictures, Prose
 from reports.maps import believed, looks
 from reports.results import results
 from reports.shelf import Shelf
-from reports.words import decision_rule, flat, metric_grid, shortened
+from reports.words import flat, metric_grid, shortened
 from tests.factories import run_info, write_run
 from xvision.charts import Images, Table
-from xvision.result import Metric
+from xvision.result import Metric, statement
 from xvision.store import Run, Writer
 
 
@@ -64,19 +64,26 @@ def test_nested_facts_and_lists_are_said_in_words():
 @pytest.mark.parametrize(
     ("decision", "said"),
     [
-        ({"kind": "argmax", "threshold": None}, "The class with the highest probability is called."),
+        ({"kind": "argmax", "threshold": None}, "the most probable class"),
+        ({"threshold": 0.25, "statement": "a from 0.3 on"}, "a from 0.3 on"),
         (
             {"positive": "lesion", "threshold": 0.25, "declared": True},
-            "“lesion” is called when its probability is at least 0.25.",
+            "lesion when its probability is at least 0.25, declared in the plan",
+        ),
+        (
+            run_info().decision,
+            "lesion when its probability is at least 0.5, by convention: the plan declares no operating point",
         ),
     ],
 )
 def test_the_decision_is_said_in_words(decision, said):
-    assert decision_rule(decision) == said
+    assert statement(decision) == said
 
 
-def test_an_undeclared_decision_is_said_to_be_a_convention():
-    assert decision_rule(run_info().decision).endswith("This operating point was not declared; it is a convention.")
+def test_sections_that_judge_the_decision_state_it_and_others_do_not(run):
+    blocks = results(run, Shelf())
+    said = [block.text for block in of_kind(blocks, Prose) if block.text.startswith("Decision: lesion when")]
+    assert len(said) == 2, "performance and fairness, not attribution"
 
 
 def test_pictures_are_rows_of_cases_with_their_facts(run):

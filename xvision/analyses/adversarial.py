@@ -67,7 +67,7 @@ def adversarial(
 
     ``robust_accuracy`` is the share of all cases that are right and were not broken by these attacks at this epsilon, the
     worst of all attacks case by case: a stronger attack can only lower it, so it is an upper bound, never a guarantee.
-    ``robust_sensitivity`` and ``robust_specificity`` are the same for missed disease and false alarms.
+    ``robust_sensitivity`` and ``robust_specificity`` are the same for cases of the positive class and for the others.
     ``flipping_epsilon`` is the smallest budget that flips a share of the right decisions. No such figure is given where
     the attack was not working, and where that is in doubt its interval reaches down to 0.
 
