@@ -20,8 +20,8 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: $(VENV)/ready  ## train, re-tune badly, re-tune well, audit, PDF: in runs/demo
 	$(BIN)/xvision demo --out runs/demo
 
-test: $(VENV)/ready check  ## lint, types, import rules, then the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/ready check  ## lint, types, import rules, then the tests, one file per core
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/ready  ## lint, types, import rules
 	$(BIN)/ruff check .
