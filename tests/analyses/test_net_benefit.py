@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from tests.analyses.scored import scored
 from xvision.analyses.net_benefit import net_benefit
@@ -16,7 +16,7 @@ from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.methods.groups.net_benefit import net_benefit as counted
 from xvision.methods.operating_point import OperatingPoint, Rule
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import Metric, Result
 
 
 def planted(cases: int = 3000, *, threshold: float = 0.2, seed: int = 0, columns: bool = True) -> Audit:
@@ -116,12 +116,28 @@ def test_a_threshold_chosen_for_net_benefit_keeps_the_weight_that_was_agreed() -
     assert "weighed like 9 false alarms" in chosen.summary
 
 
-def test_bad_ranges_several_classes_and_one_class_are_named() -> None:
+def test_of_several_classes_one_acts_on_disease_or_on_each() -> None:
+    rng = np.random.default_rng(1)
+    odds, labels = rng.normal(size=(450, 3)), rng.integers(0, 3, 450)
+    odds[np.arange(450), labels] += 2
+    audit = scored(softmax(odds, axis=1), labels, columns={"class": rng.choice(["x", "y"], 450)})
+    each = net_benefit(audit, resamples=20)
+    assert {item.where["class"] for item in each.metrics} == {"class0", "class1", "class2"}
+    assert any("decision.no_disease" in caveat for caveat in each.caveats)
+    assert not any("decision" in item.where for item in each.metrics)
+    audit.decision = Decision(no_disease=0)
+    joined = net_benefit(audit, resamples=20)
+    model, everybody, _ = counted(1 - audit.predictions.probabilities[:, 0], labels != 0, [0.5])
+    gain = found(joined, "net_benefit_advantage", threshold=0.5).value
+    assert gain == pytest.approx(model[0] - max(everybody[0], 0))
+    assert "any class but class0" in joined.summary
+    assert {key for item in joined.metrics for key in item.where} == {"threshold", "group class"}
+
+
+def test_bad_ranges_and_one_class_are_named() -> None:
     for wrong in ({"low": 0.6}, {"low": 0.0}, {"high": 1.0}, {"steps": 1}, {"steps": 1000}):
         with pytest.raises(ConfigError, match="the lower first"):
             net_benefit(planted(100), **wrong)  # type: ignore[arg-type]  # numbers
-    with pytest.raises(NotApplicable, match="3 classes"):
-        net_benefit(scored(np.full((30, 3), 1 / 3), np.arange(30) % 3))
     one = net_benefit(scored(np.linspace(0.1, 0.9, 30), np.zeros(30, int), columns={"sex": np.array(["A", "B"] * 15)}))
     assert {item.reason for item in one.metrics} == {"no positive cases"}
     assert "not enough data: no positive cases" in one.summary

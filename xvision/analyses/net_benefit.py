@@ -19,7 +19,15 @@ from xvision.result import Metric, Result, Where
 
 _MOST_ROWS = 20
 _MOST_CURVES = 4
+_MOST_CLASSES = 10
+_MOST_CHARTED = 3
+"""Classes with charts, where there are more than two and none is known to be without disease."""
 _ALL = "all"
+_IN_FULL = {
+    "better than both": "better than treating everybody and nobody",
+    "worse than one": "worse than the better of treating everybody and nobody",
+    "not decided": "not shown to be better than treating everybody and nobody",
+}
 
 
 @analysis("Net benefit", pillar="Fairness", need="scores", passes="none beyond the clean predictions")
@@ -36,18 +44,23 @@ def net_benefit(
     "not decided". ``decision: deployed`` judges the decisions as they are made, with a false alarm weighed at the deployed
     threshold, or at the one that was agreed where the threshold was chosen for net benefit.
     A probability that does not come true is acted upon as if it did, so a miscalibrated model can be worse than no model.
+    With more than two classes one acts on all but the class without disease, if the plan names it, else on each by itself.
     Net benefit follows the prevalence of these cases: compare a group's curve with that group's alternatives, never with another
     group's curve, and do not carry it to a place with another prevalence. It knows no cost of the test itself.
     """
     thresholds = _grid(low, high, steps)
-    case = _Case.of(audit)
-    groups = [_judged(audit, case, thresholds, column, level, minimum, resamples) for column, level in _levels(audit)]
-    metrics = [item for each in groups for item in _metrics(each)]
-    charts: list[Chart] = [_verdicts(groups, thresholds), _overall(case, groups[0]), _deployed(case, groups)]
-    charts += [chart for column in (*audit.groups, *audit.acquisition) for chart in _by_group(column, groups)]
-    return Result(
-        _summary(case, groups, thresholds), tuple(metrics), tuple(charts), caveats=tuple(_caveats(audit, case, groups))
-    )
+    metrics: list[Metric] = []
+    charts: list[Chart] = []
+    sentences: list[str] = []
+    cases = list(_cases(audit))
+    for place, case in enumerate(cases):
+        groups = [_judged(audit, case, thresholds, *level, minimum, resamples) for level in _levels(audit)]
+        metrics += [item for each in groups for item in _metrics(case, each)]
+        if place < _MOST_CHARTED:
+            charts += _charts(audit, case, groups, thresholds)
+            sentences.append(_summary(case, groups, thresholds))
+    caveats = (*_caveats(audit, cases[0]), *_left_out(audit, cases))
+    return Result(" ".join(sentences), tuple(metrics), tuple(charts), caveats=caveats)
 
 
 def _grid(low: float, high: float, steps: int) -> tuple[float, ...]:
@@ -60,41 +73,63 @@ def _grid(low: float, high: float, steps: int) -> tuple[float, ...]:
 
 
 class _Case(NamedTuple):
-    """What is acted upon. labels, acted: (N,) booleans. scores: (N,). worth: the threshold at which a false alarm is weighed."""
+    """What is acted upon. labels, acted: (N,) booleans. scores: (N,). worth: the threshold at which a false alarm is weighed.
+
+    worth is None where no threshold is deployed, as with more than two classes; the decisions are then not weighed.
+    """
 
     name: str
+    where: Where
     labels: np.ndarray
     scores: np.ndarray
     acted: np.ndarray
-    worth: float
-
-    @classmethod
-    def of(cls, audit: Audit) -> _Case:
-        """Of the class with disease: a model that is positive for the healthy is acted upon where it is negative."""
-        acting, worth = audit.positive, audit.decision.threshold or 0.5
-        rule = audit.operating.rule
-        if rule is not None and rule.target == "net benefit":
-            worth = rule.value
-        if audit.decision.healthy == acting:
-            acting, worth = 1 - acting, 1 - worth
-        scores = audit.predictions.probabilities[:, acting]
-        return cls(audit.classes[acting], audit.labels == acting, scores, audit.predictions.decisions == acting, worth)
+    worth: float | None
 
     @property
     def exchange(self) -> str:
-        alarms = f"{(1 - self.worth) / self.worth:.3g}"
-        return (
-            f"one found case is weighed like {alarms} false alarm{'' if alarms == '1' else 's'} (t = {self.worth:.3g})"
-        )
+        worth = self.worth or 0.5
+        alarms = f"{(1 - worth) / worth:.3g}"
+        return f"one found case is weighed like {alarms} false alarm{'' if alarms == '1' else 's'} (t = {worth:.3g})"
+
+    @property
+    def of(self) -> str:
+        return f", {self.name}" if self.where else ""
+
+
+def _cases(audit: Audit) -> Iterator[_Case]:
+    """The class with disease of two; of more, all but the one without, or where that is not known each of the most frequent."""
+    decided, probabilities, healthy = (
+        audit.predictions.decisions,
+        audit.predictions.probabilities,
+        audit.decision.healthy,
+    )
+    if healthy is not None and len(audit.classes) > 2:
+        name = f"any class but {audit.classes[healthy]}"
+        yield _Case(name, {}, audit.labels != healthy, 1 - probabilities[:, healthy], decided != healthy, None)
+        return
+    worth = None if healthy is None else _worth(audit)
+    frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:_MOST_CLASSES]
+    for code in frequent.tolist() if healthy is None else [1 - healthy]:
+        name = audit.classes[code]
+        where: Where = {"class": name} if healthy is None else {}
+        yield _Case(name, where, audit.labels == code, probabilities[:, code], decided == code, worth)
+
+
+def _worth(audit: Audit) -> float:
+    """Of a binary model. One that is positive for the healthy is acted upon where it is negative."""
+    rule, worth = audit.operating.rule, audit.decision.threshold or 0.5
+    if rule is not None and rule.target == "net benefit":
+        worth = rule.value
+    return 1 - worth if audit.decision.healthy == audit.decision.positive else worth
 
 
 class _Judged(NamedTuple):
-    """One level of a column, or all images (column ""). deployed: its decisions as they are."""
+    """One level of a column, or all images (column ""). deployed: its decisions as they are, where they can be weighed."""
 
     column: str
     level: str
     curve: Curve
-    deployed: Curve
+    deployed: Curve | None
 
     @property
     def called(self) -> str:
@@ -102,7 +137,7 @@ class _Judged(NamedTuple):
 
     @property
     def where(self) -> Where:
-        return {apart(self.column, "threshold", "decision"): self.level} if self.column else {}
+        return {apart(self.column, "threshold", "decision", "class"): self.level} if self.column else {}
 
 
 def _levels(audit: Audit) -> Iterator[tuple[str, str]]:
@@ -117,32 +152,36 @@ def _judged(
 ) -> _Judged:
     member = audit.column(column) == level if column else np.ones(len(case.labels), bool)
     labels, patients = case.labels[member], audit.patients[member]
-    rng = audit.rng(f"bands {column} {level}")
+    rng = audit.rng(f"bands {case.name} {column} {level}")
     curve = decision_curve(
         case.scores[member], labels, patients, thresholds, rng=rng, minimum=minimum, resamples=resamples
     )
+    if case.worth is None:
+        return _Judged(column, level, curve, None)
     deployed = decided_benefit(case.acted[member], labels, patients, case.worth, minimum=minimum)
     return _Judged(column, level, curve, deployed)
 
 
-def _metrics(each: _Judged) -> Iterator[Metric]:
-    here: Where = {**each.where, "decision": "deployed"}
-    found = each.deployed.benefits[0] if each.deployed.benefits else None
+def _metrics(case: _Case, each: _Judged) -> Iterator[Metric]:
+    place: Where = {**case.where, **each.where}
     missing = not_estimable(each.curve.reason or "", each.curve.patients)
-    yield metric("net_benefit", found.model if found else missing, better="higher", where=here)
-    yield metric("net_benefit_of_everybody", found.everybody if found else missing, where=here)
-    yield metric("net_benefit_advantage", found.advantage if found else missing, better="higher", where=here)
+    if each.deployed is not None:
+        here: Where = {**place, "decision": "deployed"}
+        found = each.deployed.benefits[0] if each.deployed.benefits else None
+        yield metric("net_benefit", found.model if found else missing, better="higher", where=here)
+        yield metric("net_benefit_of_everybody", found.everybody if found else missing, where=here)
+        yield metric("net_benefit_advantage", found.advantage if found else missing, better="higher", where=here)
     if not each.curve.benefits:
-        yield metric("net_benefit_advantage", missing, better="higher", where=each.where)
+        yield metric("net_benefit_advantage", missing, better="higher", where=place)
         return
     for benefit in each.curve.benefits:
-        where: Where = {**each.where, "threshold": benefit.threshold}
+        where: Where = {**place, "threshold": benefit.threshold}
         yield metric("net_benefit_advantage", _banded(each.curve, benefit), better="higher", where=where)
     for name, answer in (
         ("thresholds_better_than_both", "better than both"),
         ("thresholds_worse_than_one", "worse than one"),
     ):
-        yield count(name, sum(benefit.answer == answer for benefit in each.curve.benefits), where=each.where)
+        yield count(name, sum(benefit.answer == answer for benefit in each.curve.benefits), where=place)
 
 
 def _banded(curve: Curve, benefit: Benefit) -> Estimate:
@@ -182,11 +221,20 @@ def _largest(groups: Sequence[_Judged], most: int) -> list[_Judged]:
     return [groups[place] for place in sorted([0, *order])]
 
 
-def _verdicts(groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> Table:
+def _charts(audit: Audit, case: _Case, groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> Iterator[Chart]:
+    yield _verdicts(case, groups, thresholds)
+    yield _overall(case, groups[0])
+    if case.worth is not None:
+        yield _deployed(case, groups)
+    for column in (*audit.groups, *audit.acquisition):
+        yield from _by_group(case, column, groups)
+
+
+def _verdicts(case: _Case, groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> Table:
     shown = _largest(groups, _MOST_ROWS)
     answered = sum(bool(better_range(each.curve)) for each in groups[1:])
     return Table(
-        title=f"Better than treating everybody and nobody? {len(thresholds)} thresholds {_span(thresholds[0], thresholds[-1])}",
+        title=f"Better than treating everybody and nobody? {len(thresholds)} thresholds {_span(thresholds[0], thresholds[-1])}{case.of}",
         alt=f"All images: {_words(groups[0].curve)}. Better than both somewhere in {answered} of {text.plural(len(groups) - 1, 'group')};"
         f" {len(shown) - 1} are shown.",
         columns=("Column", "Group", "Images", "Patients", "Positive", "Negative", "Acting on the model is"),
@@ -221,7 +269,7 @@ def _overall(case: _Case, everyone: _Judged) -> Lines:
         tuple(benefit.model.high for benefit in benefits),
     )
     return Lines(
-        title="Decision curve of all images",
+        title=f"Decision curve of all images{case.of}",
         alt=f"Acting on the model is {_words(everyone.curve)}.",
         x=Axis(f"Probability of {case.name} from which one would act"),
         y=Axis("Net benefit per image"),
@@ -232,7 +280,7 @@ def _overall(case: _Case, everyone: _Judged) -> Lines:
 
 def _deployed(case: _Case, groups: Sequence[_Judged]) -> Table:
     shown = _largest(groups, _MOST_ROWS)
-    answers = [each.deployed.benefits[0].answer for each in groups[1:] if each.deployed.benefits]
+    answers = [each.deployed.benefits[0].answer for each in groups[1:] if each.deployed and each.deployed.benefits]
     return Table(
         title=f"The deployed decision: {case.exchange}",
         alt=f"Better than both in {answers.count('better than both')}, worse than one in {answers.count('worse than one')}, not decided in"
@@ -248,9 +296,9 @@ def _deployed(case: _Case, groups: Sequence[_Judged]) -> Table:
     )
 
 
-def _row(deployed: Curve) -> tuple[str, str, str, str]:
-    if not deployed.benefits:
-        return "–", "–", "–", f"not enough data: {deployed.reason}"
+def _row(deployed: Curve | None) -> tuple[str, str, str, str]:
+    if deployed is None or not deployed.benefits:
+        return "–", "–", "–", f"not enough data: {deployed.reason if deployed else ''}"
     found = deployed.benefits[0]
     return (
         text.value(*found.model[:3]),
@@ -260,7 +308,7 @@ def _row(deployed: Curve) -> tuple[str, str, str, str]:
     )
 
 
-def _by_group(column: str, groups: Sequence[_Judged]) -> Iterator[Lines]:
+def _by_group(case: _Case, column: str, groups: Sequence[_Judged]) -> Iterator[Lines]:
     """Advantages of the largest groups of a column, which prevalence does not set apart as it does net benefits."""
     own = [each for each in groups if each.column == column and each.curve.benefits]
     shown = sorted(own, key=lambda each: (-each.curve.cases, each.level))[:_MOST_CURVES]
@@ -269,7 +317,7 @@ def _by_group(column: str, groups: Sequence[_Judged]) -> Iterator[Lines]:
     total = sum(each.column == column for each in groups)
     some = f" ({len(shown)} of {text.plural(total, 'group')})" if len(shown) < total else ""
     yield Lines(
-        title=f"Net benefit beyond the better of everybody and nobody: {text.label(column)}{some}",
+        title=f"Net benefit beyond the better of everybody and nobody: {text.label(column)}{case.of}{some}",
         alt="; ".join(f"{each.level} is {_words(each.curve)}" for each in shown) + ".",
         x=Axis("Probability from which one would act"),
         y=Axis("Model minus the better alternative of the group"),
@@ -310,11 +358,9 @@ def _summary(case: _Case, groups: Sequence[_Judged], thresholds: tuple[float, ..
         said.append(
             f"In each of {len(groups) - 1} groups it is better than both somewhere in that range and nowhere worse."
         )
-    deployed = groups[0].deployed.benefits
+    deployed = groups[0].deployed.benefits if groups[0].deployed else ()
     if deployed:
-        said.append(
-            f"The deployed decision is {deployed[0].answer.replace('decided', 'decided to be better')}: {case.exchange}."
-        )
+        said.append(f"The deployed decision is {_IN_FULL[deployed[0].answer]}: {case.exchange}.")
     return " ".join(said)
 
 
@@ -322,10 +368,12 @@ def _has(each: _Judged, answer: str) -> bool:
     return any(benefit.answer == answer for benefit in each.curve.benefits)
 
 
-def _caveats(audit: Audit, case: _Case, groups: Sequence[_Judged]) -> Iterator[str]:
+def _caveats(audit: Audit, case: _Case) -> Iterator[str]:
     yield "Net benefit follows the prevalence of the audited cases; where cases were selected, it is not that of practice."
     yield "Groups of unequal prevalence have unequal net benefit under any model: each is compared with its own alternatives alone."
-    if not audit.decision.declared:
+    if case.worth is None:
+        yield "No threshold is deployed with more than two classes, so the decisions themselves are not weighed, only the probabilities."
+    elif not audit.decision.declared:
         yield f"No threshold was declared; {case.worth:g} is a convention, and so is the weight of a false alarm that follows from it."
     elif audit.operating.rule is None or audit.operating.rule.target != "net benefit":
         yield (
@@ -334,5 +382,13 @@ def _caveats(audit: Audit, case: _Case, groups: Sequence[_Judged]) -> Iterator[s
         )
     if audit.operating.tuned:
         yield "The threshold was chosen on validation cases and is taken as it is: its own uncertainty is not in these intervals."
-    if len(groups) > _MOST_ROWS:
-        yield f"Tables show the {_MOST_ROWS - 1} largest of {len(groups) - 1} groups; the metrics hold all."
+
+
+def _left_out(audit: Audit, cases: Sequence[_Case]) -> Iterator[str]:
+    groups = sum(1 for _ in _levels(audit)) - 1
+    if groups >= _MOST_ROWS:
+        yield f"Tables show the {_MOST_ROWS - 1} largest of {groups} groups; the metrics hold all."
+    if cases[0].where:
+        yield "The plan does not say which class is without disease (decision.no_disease): acting on each class is weighed by itself."
+    if len(cases) > _MOST_CHARTED:
+        yield f"Charts are of the {_MOST_CHARTED} most frequent of {len(audit.classes)} classes; figures of {len(cases)}."
