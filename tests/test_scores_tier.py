@@ -33,7 +33,7 @@ def table(count: int = 120, seed: int = 0) -> pd.DataFrame:
             "image": [f"nowhere/{place}.png" for place in range(count)],
             "label": np.where(sick, "lesion", "normal"),
             "patient": [f"p{place // 2}" for place in range(count)],
-            "sex": rng.choice(["F", "M"], count),
+            "sex": np.repeat(rng.choice(["F", "M"], count), 2)[:count],
             "p": np.round(1 / (1 + np.exp(-odds)), 4),
         }
     )

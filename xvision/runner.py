@@ -278,7 +278,9 @@ def _subject(
 
 
 def _checked(model: Classifier, data: AuditDataset, plan: Plan) -> tuple[Check, ...]:
-    checks = preflight(model, data, seed=plan.seed, allow_leakage=plan.data.allow_leakage)
+    checks = preflight(
+        model, data, seed=plan.seed, allow_leakage=plan.data.allow_leakage, acquisition=plan.data.acquisition
+    )
     errors = [check.sentence for check in checks if check.status == "error"]
     if errors:
         more = f" ({len(errors) - 1} further problems.)" if len(errors) > 1 else ""

@@ -143,14 +143,18 @@ def test_group_arguments(tmp_path: Path) -> None:
     assert load_data(folder, groups=["sex", "sex"]).groups == ("sex",)
 
 
-def test_a_group_of_many_numbers_must_be_binned(tmp_path: Path) -> None:
-    rows = [f"{number},a.png,x,{number * 1.5}\n" for number in range(9)]
-    sentence = refusal(tmp_path, "id,image,label,age\n" + "".join(rows), groups=["age"])
-    assert "group column 'age' of manifest.csv holds 9 different numbers: bin it" in sentence
-    eight = load_data(manifest(tmp_path, "id,image,label,age\n" + "".join(rows[:8])), groups=["age"])
-    assert eight.table["age"].nunique() == 8
-    coded = "".join(f"{number},a.png,x,s{number}\n" for number in range(9))
-    assert load_data(manifest(tmp_path, "id,image,label,age\n" + coded), groups=["age"]).groups == ("age",)
+def test_rows_without_a_label_are_left_out_and_kept_count_of(tmp_path: Path) -> None:
+    text = "image,label,patient,split,sex\na.png,x,p1,train,F\nb.png,,p2,test,F\ngone.png,nan,p3,test,\nc.png,y,p4,test,M\n"
+    data = load_data(manifest(tmp_path, text), groups=["sex"])
+    assert data.ids == ("a.png", "c.png")
+    assert data.without_label.to_dict("index") == {
+        "b.png": {"image": "b.png", "patient": "p2", "split": "test", "sex": "F"},
+        "gone.png": {"image": "gone.png", "patient": "p3", "split": "test", "sex": "unknown"},
+    }  # fmt: skip
+    assert load_data(manifest(tmp_path, text), groups=["sex"], split="train").without_label.empty
+    several = load_data(manifest(tmp_path, "image,label\na.png,x\nb.png,\nc.png,?\n"), multilabel=True)
+    assert several.table["label"].tolist() == ["x", ""]
+    assert several.without_label.index.tolist() == ["c.png"]
 
 
 def test_a_label_may_name_several_findings(tmp_path: Path) -> None:
@@ -166,8 +170,6 @@ def test_a_label_may_name_several_findings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("?", "manifest.csv row 3 has no label, and so have 0 further rows"),
-        ("unknown", "manifest.csv row 3 has no label"),
         ("a|", "manifest.csv row 3 has an empty name between the separators of 'a|': remove the separator"),
         ("|", "has an empty name between the separators of '|'"),
         ("a||b", "has an empty name"),
@@ -184,7 +186,7 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "nothing": ("", "has no data rows"),
     "ragged": ("image,label\na.png,x\nb.png,x,y\n", "manifest.csv row 3 has 3 cells but the header has 2"),
     "quote": ('image,label\n"a.png,x\n', "is no well-formed CSV file"),
-    "no label": ("image,label\na.png,x\nb.png,\nc.png,nan\n", "row 3 has no label, and so have 1 further rows"),
+    "no label": ("image,label\na.png,\nb.png,nan\n", "row 2 has no label, and so have all other rows"),
     "same image": ("image,label\na.png,x\nb.png,x\na.png,y\n", "row 4 repeats the image 'a.png' of row 2"),
     "same id": ("id,image,label\n1,a.png,x\n1,b.png,x\n", "row 3 repeats the id '1' of row 2"),
     "no id": ("id,image,label\n,a.png,x\n", "row 2 has no id"),

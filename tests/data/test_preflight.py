@@ -82,7 +82,7 @@ def test_a_sound_model_and_data_pass_every_check() -> None:
     checks = preflight(Planted(), PHANTOMS)
     assert faults(checks) == {}
     assert [check.name for check in checks] == [
-        "split", "labels", "classes", "patients", "images", "duplicates", "pixels", "value_range", "masks", "logits",
+        "split", "labels", "classes", "patients", "groups", "images", "duplicates", "pixels", "value_range", "masks", "logits",
         "probabilities", "batch",
     ]  # fmt: skip
     counts = PHANTOMS.table["split"].value_counts()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -16,6 +16,7 @@ from xvision.data.findings import names_in
 from xvision.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
+    from xvision.data.bands import Bands
     from xvision.models.protocols import InputSpec
 
 UNKNOWN = "unknown"
@@ -48,7 +49,8 @@ class AuditDataset:
     ``"unknown"`` where a group value is missing; optionally ``image``, ``mask``, ``bbox_xywh`` and ``text`` ("" where
     missing). patients_declared: False when the data named no patient, so that every image counts as a patient of its
     own. without_patient: the ids that had to count as their own patient although others were declared. multilabel: a
-    label names any number of findings in alphabetical order, separated by ``|``; "" is a case without any.
+    label names any number of findings in alphabetical order, separated by ``|``; "" is a case without any. bands: how
+    columns of numbers became groups. without_label: patient, split, groups and image of cases that were left out for that.
     """
 
     table: pd.DataFrame
@@ -57,6 +59,8 @@ class AuditDataset:
     patients_declared: bool = True
     without_patient: frozenset[str] = frozenset()
     multilabel: bool = False
+    bands: Mapping[str, Bands] = field(default_factory=dict)
+    without_label: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __post_init__(self) -> None:
         missing = [name for name in (*_REQUIRED, *self.groups) if name not in self.table.columns]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from xvision.data import findings
+from xvision.data.bands import Bands, banded, check_bands
 from xvision.data.dataset import ALL, UNKNOWN, AuditDataset, ImageSource
 from xvision.data.hf_datasets import is_saved_dataset, read_saved_dataset
 from xvision.data.npz import read_npz
@@ -18,7 +19,6 @@ from xvision.data.sources import Box, FileSource, parse_box
 from xvision.errors import ConfigError, DataError, nearest
 
 MISSING = findings.MISSING
-MAX_NUMERIC_LEVELS = 8
 
 
 def load_data(
@@ -29,14 +29,17 @@ def load_data(
     split: str | None = None,
     images_required: bool = True,
     multilabel: bool = False,
+    bands: Mapping[str, Sequence[float]] | None = None,
 ) -> AuditDataset:
     """Read a manifest CSV, a folder that holds ``manifest.csv``, class folders ``[split/]class/image``, an npz archive in
     the layout of MedMNIST, or a folder that ``datasets`` wrote with ``save_to_disk``.
 
-    groups: columns by which results are broken down; a missing value becomes the level "unknown". columns: standard
+    groups: columns by which results are broken down; a missing value becomes the level "unknown". bands: column → edges
+    that make groups of its numbers; a column of more than 12 numbers without edges is divided at its quartiles. columns: standard
     name → the file's own column name. split: keep only this split; leakage between splits then cannot be seen.
     images_required: False for models that are known by their scores only. multilabel: a label cell may name several
-    findings, separated by ``|``; the empty cell, "none" and "no finding" are cases without any. Row numbers in messages
+    findings, separated by ``|``; the empty cell, "none" and "no finding" are cases without any. Rows without a label are
+    left out and counted in ``without_label``. Row numbers in messages
     count the header as row 1. Split names are lower-cased; "val", "valid", "dev", "training" and "testing" get their
     usual names. Raises ConfigError for an argument that names nothing, DataError for contents that cannot be used.
     """
@@ -45,8 +48,9 @@ def load_data(
     names = tuple(dict.fromkeys(groups))
     columns = columns or {}
     _check_names(columns, names)
+    check_bands(bands or {}, names)
     sheet = _read(Path(path), names, columns, multilabel, images_required)
-    return _dataset(sheet, names, split, images_required, multilabel)
+    return _dataset(sheet, names, split, images_required, multilabel, bands or {})
 
 
 def _read(
@@ -64,23 +68,38 @@ def _read(
 
 
 def _dataset(
-    sheet: Sheet, groups: tuple[str, ...], split: str | None, images_required: bool, multilabel: bool
+    sheet: Sheet,
+    groups: tuple[str, ...],
+    split: str | None,
+    images_required: bool,
+    multilabel: bool,
+    edges: Mapping[str, Sequence[float]],
 ) -> AuditDataset:
     _check_columns(sheet, images_required)
-    labels = _findings(sheet) if multilabel else _labels(sheet)
+    labels = _findings(sheet) if multilabel else sheet.cells["label"]
     ids = pd.Index(_ids(sheet), name="id", dtype="str")
     rows = dict(zip(ids, sheet.cells.index, strict=True))
+    bare = pd.Series(_unlabelled(sheet, multilabel).to_numpy(), index=ids)
     cells = sheet.cells.set_axis(ids, axis=0)
     lacking = _missing(cells["patient"]) if "patient" in cells else pd.Series(True, index=ids)
     table = pd.DataFrame({"label": labels.set_axis(ids)})
     table["patient"] = cells.get("patient", ids.to_series()).mask(lacking, ids.to_series())
     table["split"] = _splits(cells)
+    bands: dict[str, Bands] = {}
     for name in groups:
-        table[name] = _levels(cells[name], sheet.name)
+        table[name], found = banded(cells[name], sheet.name, edges.get(name))
+        if found is not None:
+            bands[name] = found
+            table[f"{name} as given"] = cells[name]
     for name in ("image", "mask", "bbox_xywh", "text"):
         if name in cells:
             table[name] = cells[name].mask(_missing(cells[name]), "") if name in ("mask", "bbox_xywh") else cells[name]
     table = (table if split is None else _chosen(table, split)).astype("str")
+    bare = bare[table.index]
+    table, without = (
+        table[~bare],
+        table.loc[bare, [name for name in ("image", "patient", "split", *groups) if name in table]],
+    )
     return AuditDataset(
         table,
         groups,
@@ -88,6 +107,8 @@ def _dataset(
         patients_declared="patient" in cells,
         without_patient=frozenset(ids[lacking] if "patient" in cells else ()),
         multilabel=multilabel,
+        bands=bands,
+        without_label=without,
     )
 
 
@@ -110,16 +131,9 @@ def _check_columns(sheet: Sheet, images_required: bool) -> None:
             )
 
 
-def _labels(sheet: Sheet) -> pd.Series[str]:
-    labels = sheet.cells["label"]
-    _refuse_unlabelled(sheet, labels.index[_missing(labels)])
-    return labels
-
-
 def _findings(sheet: Sheet) -> pd.Series[str]:
-    """Label cells as findings in alphabetical order; a cell that says "unknown" is no case without findings."""
+    """Label cells as findings in alphabetical order."""
     labels = sheet.cells["label"]
-    _refuse_unlabelled(sheet, labels.index[_missing(labels) & (labels != "")])
     for row, cell in zip(labels.index, labels, strict=True):
         fault = findings.fault(cell)
         if fault:
@@ -127,12 +141,15 @@ def _findings(sheet: Sheet) -> pd.Series[str]:
     return labels.map(findings.canonical)
 
 
-def _refuse_unlabelled(sheet: Sheet, rows: pd.Index) -> None:
-    if len(rows):
+def _unlabelled(sheet: Sheet, multilabel: bool) -> pd.Series[bool]:
+    """Rows that say nothing of the label; where several findings may be named, an empty cell says that there is none."""
+    labels = sheet.cells["label"]
+    bare = _missing(labels) & (labels != "") if multilabel else _missing(labels)
+    if bare.all():
         raise DataError(
-            f"{sheet.where(rows[0])} has no label, and so have {len(rows) - 1} further rows: "
-            "label the cases or remove the rows."
+            f"{sheet.where(bare.index[0])} has no label, and so have all other rows: name the column that holds the labels in columns."
         )
+    return bare
 
 
 def _ids(sheet: Sheet) -> list[str]:
@@ -169,26 +186,6 @@ def _chosen(table: pd.DataFrame, split: str) -> pd.DataFrame:
     if chosen.empty:
         raise ConfigError(f"No case belongs to the split {split!r}. {nearest(name, set(table['split']))}")
     return chosen
-
-
-def _levels(values: pd.Series[str], name: str) -> pd.Series[str]:
-    """Levels of a group, "unknown" where missing; a column of many numbers is refused."""
-    levels = values.mask(_missing(values), UNKNOWN)
-    distinct = set(levels) - {UNKNOWN}
-    if len(distinct) > MAX_NUMERIC_LEVELS and all(_is_number(level) for level in distinct):
-        raise DataError(
-            f"The group column {values.name!r} of {name} holds {len(distinct)} different numbers: bin it into a few "
-            "bands in a new column (such as '<40', '40-59', '60+'), or put a letter before codes that are no numbers."
-        )
-    return levels
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _source(sheet: Sheet, table: pd.DataFrame, rows: Mapping[str, Row], images_required: bool) -> ImageSource:

@@ -23,6 +23,7 @@ def load_plan_data(plan: DataPlan, *, images_required: bool = True) -> AuditData
         columns=plan.columns,
         images_required=images_required,
         multilabel=plan.multilabel,
+        bands=plan.bands,
     )
     return data if plan.split is None else make_splits(data, plan.split)
 

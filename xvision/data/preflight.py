@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xvision.data.dataset import AuditDataset
+from xvision.data.group_checks import group_checks
 from xvision.errors import ConfigError, DataError, XVisionError
 from xvision.result import Check
 
@@ -24,19 +25,31 @@ FLAT = 0.01
 
 
 def preflight(
-    model: Classifier, data: AuditDataset, *, sample: int = 64, seed: int = 0, allow_leakage: bool = False
+    model: Classifier,
+    data: AuditDataset,
+    *,
+    sample: int = 64,
+    seed: int = 0,
+    allow_leakage: bool = False,
+    acquisition: Sequence[str] = (),
 ) -> tuple[Check, ...]:
     """Findings about ``data`` (all its splits) and about ``model`` on a random sample of the audited split.
 
     "error" means that numbers would be meaningless, "warning" that a reader must know. A patient in several splits is
-    an error unless ``allow_leakage``. A model known by its scores only gets the checks of the table. Findings are
-    returned, never raised. "ok" says that this check saw nothing, in the sample where it names one.
+    an error unless ``allow_leakage``. acquisition: group columns that say how an image was taken. A model known by its
+    scores only gets the checks of the table. Findings are returned, never raised. "ok" says that this check saw nothing,
+    in the sample where it names one.
     """
     if sample < 1:
         raise ConfigError(f"sample is {sample} but at least one image must be looked at.")
     if not len(data):
         return (Check("split", "error", "The data has no case: nothing can be audited."),)
-    checks = [_split(data), *_labels(model.classes, data), _patients(data, allow_leakage)]
+    checks = [
+        _split(data),
+        *_labels(model.classes, data),
+        _patients(data, allow_leakage),
+        *group_checks(data, acquisition),
+    ]
     if model.access == "scores":
         return (*checks, *_matched(model, data))
     readable = _readable(data)

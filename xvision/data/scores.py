@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from xvision.data.dataset import AuditDataset
 from xvision.errors import DataError
@@ -45,14 +46,19 @@ class _NoImages:
 
 def names_of(model: PredictionsClassifier, data: AuditDataset) -> list[str]:
     """What the predictions call each case of ``data``, in its order: the image where they name images, else the id."""
-    if model.key == "image" and "image" in data.table.columns:
-        return [str(name) for name in data.table["image"]]
-    return list(data.ids)
+    return _names(model, data.table)
+
+
+def _names(model: PredictionsClassifier, table: pd.DataFrame) -> list[str]:
+    return [
+        str(name) for name in (table["image"] if model.key == "image" and "image" in table.columns else table.index)
+    ]
 
 
 def match(model: PredictionsClassifier, data: AuditDataset) -> Check:
     """Every audited case has a prediction, and every prediction a case of the data; else an error with the first names."""
-    predicted, everything = set(model.names), set(names_of(model, data))
+    predicted = set(model.names)
+    everything = {*names_of(model, data), *_names(model, data.without_label)}
     missing = [name for name in names_of(model, data.audited) if name not in predicted]
     if missing:
         sentence = (

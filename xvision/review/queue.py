@@ -82,7 +82,10 @@ def review_queue(
     refuse_other_content(out)
     model, labelled = _loaded(plan, settings)
     columns = labelled.groups
-    waiting = load_unlabelled(unlabelled, groups=columns, columns=plan.data.columns) if unlabelled else None
+    edges = {column: bands.edges for column, bands in labelled.bands.items()}
+    waiting = (
+        load_unlabelled(unlabelled, groups=columns, columns=plan.data.columns, bands=edges) if unlabelled else None
+    )
     question = question_of(model, plan.decision)
     _check_labelled(labelled, question, settings)
     writer = Writer(out)
