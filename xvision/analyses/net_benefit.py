@@ -320,9 +320,9 @@ def _by_group(case: _Case, column: str, groups: Sequence[_Judged]) -> Iterator[L
         title=f"Net benefit beyond the better of everybody and nobody: {text.label(column)}{case.of}{some}",
         alt="; ".join(f"{each.level} is {_words(each.curve)}" for each in shown) + ".",
         x=Axis("Probability from which one would act"),
-        y=Axis("Model minus the better alternative of the group"),
+        y=Axis("Gain over the better alternative"),
         series=tuple(_advantage(each) for each in shown),
-        references=(Reference("no better than the best alternative", 0.0),),
+        references=(Reference("no gain", 0.0),),
     )
 
 

@@ -19,6 +19,8 @@ from xvision.methods.scores import auroc
 
 _MOST_ROWS = 20
 _MOST_CURVES = 4
+_FEWEST = 5
+"""Patients in a bin that is drawn."""
 
 
 def charts(audit: Audit, target: Target, found: Sequence[Figures]) -> Iterator[Chart]:
@@ -239,7 +241,7 @@ def _curves(each: Figures, of: str) -> Iterator[Lines]:
     gaps = "; ".join(f"{row.group} {text.number(row.calibration.in_the_large.value)}" for row in shown)
     yield Lines(
         title=f"Calibration curves: {title}",
-        alt=f"Observed rate minus mean probability: {gaps}. All groups have the same bins; Wilson intervals by patient.",
+        alt=f"Observed rate minus mean probability: {gaps}. All groups have the same bins, drawn from {_FEWEST} patients on; Wilson intervals.",
         x=Axis(f"Mean predicted probability of {each.target.name}", low=0, high=1),
         y=Axis("Observed rate", low=0, high=1),
         series=tuple(_reliability(row) for row in shown),
@@ -255,7 +257,7 @@ def _roc(each: Figures, row: Row) -> Series:
 
 
 def _reliability(row: Row) -> Series:
-    bins = row.calibration.bins
+    bins = [each for each in row.calibration.bins if each.observed.n >= _FEWEST]
     return Series(
         f"{row.group} (n = {text.number(row.calibration.cases, 'count')})",
         tuple(each.predicted for each in bins),
