@@ -254,6 +254,25 @@ def test_permutation_false_alarms_stay_at_their_level_with_repeated_images() -> 
     assert np.mean(np.array(p_values) <= 0.5) == pytest.approx(0.5, abs=0.15)
 
 
+def test_permutation_deals_out_whole_patients_whatever_their_number_of_images() -> None:
+    rng = np.random.default_rng(0)
+    sizes, home = rng.integers(1, 4, 60), np.repeat([0, 1, 2], [30, 20, 10])
+    right = rng.binomial(sizes, np.where(home == 0, 0.9, 0.6))
+    decisions = np.concatenate([np.arange(size) < hits for size, hits in zip(sizes, right, strict=True)])
+    groups, patients = np.repeat(home, sizes).astype(str), np.repeat(np.arange(60), sizes)
+    found = permutation_test(
+        np.ones(len(groups)), decisions, groups, patients, rng=rng, metric="sensitivity", permutations=20_000
+    )
+
+    def gap(places: np.ndarray) -> float:
+        return float(np.ptp(np.bincount(places, right) / np.bincount(places, sizes)))
+
+    drawn = np.array([gap(rng.permutation(home)) for _ in range(5000)])
+    assert found.gap == pytest.approx(gap(home))
+    assert found.expected == pytest.approx(drawn.mean(), abs=0.006)
+    assert found.p_value == pytest.approx((drawn >= gap(home) - 1e-12).mean(), abs=0.02)
+
+
 def test_permutation_leaves_out_small_and_missing_groups() -> None:
     labels, decisions, groups = from_counts(A=(20, 0, 20, 0), B=(20, 0, 20, 0), C=(9, 0, 0, 0), unknown=(40, 0, 0, 0))
     rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ from scipy import stats
 from sklearn.metrics import precision_score, roc_auc_score
 
 from xvision.errors import DataError
+from xvision.methods.groups.cases import Cases, definitions
+from xvision.methods.groups.fairlearn_rates import fairlearn_rates
 from xvision.methods.groups.table import GroupRow, group_table
 from xvision.methods.intervals import wilson
 
@@ -93,6 +95,20 @@ def test_every_value_equals_its_count_and_an_independent_library() -> None:
         assert row.patients == rate["accuracy"].n == len(np.unique(patients[inside]))
         assert rate["sensitivity"].n == len(np.unique(patients[inside & (labels == 1)]))
         assert all((part.low or 0) <= (part.value or 0) <= (part.high or 0) for part in rate.values())
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_rates_counted_here_and_those_of_fairlearn_are_equal_to_the_last_digit(count: int) -> None:
+    rng = np.random.default_rng(0)
+    labels, decisions = rng.random(2000) < 0.3, rng.random(2000) < 0.4
+    groups = rng.integers(0, count, 2000).astype(str)
+    rows = table(labels, decisions, groups)
+    theirs = fairlearn_rates(Cases(labels, decisions, groups, np.arange(2000)))
+    for name, row in rows.items():
+        inside = groups == name
+        for metric, rate in definitions(labels[inside], decisions[inside]).items():
+            assert row.estimates[metric].value == theirs[name][metric] == rate.hits[rate.among].mean()
+    assert list(rows) == sorted(theirs)
 
 
 def test_equal_ranking_can_hide_unequal_errors() -> None:

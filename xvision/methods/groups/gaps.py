@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from xvision.errors import ConfigError, nearest
 from xvision.methods.groups.cases import UNKNOWN, Cases, Rate, checked_cases, definitions, known_levels
-from xvision.methods.intervals import Estimate, Sample, combination, difference, not_estimable
+from xvision.methods.groups.rest import against_rest
+from xvision.methods.intervals import Estimate, Sample, combination, not_estimable
 from xvision.methods.scores import Scored, auroc_difference, ranked
 
 GapMetric = Rate | Literal["auroc"]
@@ -48,48 +49,104 @@ class GroupTest(NamedTuple):
 
 
 class _Comparison(NamedTuple):
+    """A group, by its place among the known levels, with another, with the rest (-1), or missing values with all known."""
+
     group: str
     reference: str
-    first: np.ndarray
-    second: np.ndarray
+    place: int
+    other: int
     ranked: bool
 
 
-def _comparisons(groups: np.ndarray, patients: np.ndarray) -> list[_Comparison]:
-    """Two groups: the smaller with the larger, once. More: each with the rest. Missing values: with all known."""
-    levels = known_levels(groups)
-    members = {name: groups == name for name in levels}
-    known = groups != UNKNOWN
-    if len(levels) == 2:
-        small, large = sorted(levels, key=lambda name: len(np.unique(patients[members[name]])))
-        pairs = [_Comparison(small, large, members[small], members[large], True)]
-    elif len(levels) > 2:
-        pairs = [_Comparison(name, "rest", members[name], known & ~members[name], True) for name in levels]
-    else:
-        pairs = []
-    if levels and not known.all():
-        pairs.append(_Comparison(UNKNOWN, "known", ~known, known, False))
-    return pairs
+class _Grouped(NamedTuple):
+    """Cases with their groups numbered (N,): known levels in order, then missing values."""
+
+    cases: Cases
+    levels: list[str]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, cases: Cases) -> _Grouped:
+        names, found = np.unique(cases.groups, return_inverse=True)
+        levels = known_levels(names)
+        places = {name: place for place, name in enumerate(levels)}
+        return cls(cases, levels, np.array([places.get(name, len(levels)) for name in names.tolist()], int)[found])
+
+    def sides(self, pair: _Comparison) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (N,) of both sides."""
+        first, known = self.codes == pair.place, self.codes < len(self.levels)
+        if not pair.ranked:
+            return first, known
+        return first, known & ~first if pair.other < 0 else self.codes == pair.other
+
+    def comparisons(self) -> list[_Comparison]:
+        """Two groups: the smaller with the larger, once. More: each with the rest. Missing values: with all known."""
+        pairs, count = [], len(self.levels)
+        if count == 2:
+            people = [len(np.unique(self.cases.patients[self.codes == place])) for place in range(2)]
+            small, large = sorted(range(2), key=lambda place: people[place])
+            pairs = [_Comparison(self.levels[small], self.levels[large], small, large, True)]
+        elif count > 2:
+            pairs = [_Comparison(name, "rest", place, -1, True) for place, name in enumerate(self.levels)]
+        if count and (self.codes == count).any():
+            pairs.append(_Comparison(UNKNOWN, "known", count, -1, False))
+        return pairs
+
+
+class _Denominator:
+    """How many patients and cases each side of a comparison has among some cases (N,)."""
+
+    def __init__(self, grouped: _Grouped, among: np.ndarray, noun: str = "") -> None:
+        self.noun, self.count = noun, len(grouped.levels)
+        codes, patients = grouped.codes[among], grouped.cases.patients[among]
+        units = np.unique(patients * (self.count + 1) + codes)
+        home, who = units % (self.count + 1), units // (self.count + 1)
+        known = home < self.count
+        memberships = np.bincount(who[known])
+        nowhere_else = home[known][memberships[who[known]] == 1]
+        self.cases = np.bincount(codes, minlength=self.count + 1)
+        self.own = np.bincount(home, minlength=self.count + 1)
+        self.known = int((memberships > 0).sum())
+        self.elsewhere = self.known - np.bincount(nowhere_else, minlength=self.count + 1)
+
+    def patients(self, pair: _Comparison) -> tuple[int, int]:
+        other = self.own[pair.other] if pair.other >= 0 else self.elsewhere[pair.place] if pair.ranked else self.known
+        return int(self.own[pair.place]), int(other)
+
+    def sizes(self, pair: _Comparison) -> tuple[int, int]:
+        all_known = self.cases[: self.count].sum()
+        own = self.cases[pair.place]
+        other = self.cases[pair.other] if pair.other >= 0 else all_known - own if pair.ranked else all_known
+        return int(own), int(other)
+
+    def too_few(self, pair: _Comparison, minimum: int) -> str | None:
+        """Why the two sides cannot be compared, if one has too few patients."""
+        for found, place in zip(self.patients(pair), ("", " in the comparison group"), strict=True):
+            if found < minimum:
+                return f"fewer than {minimum} {self.noun}{place}"
+        return None
 
 
 def _compared(
-    pairs: list[_Comparison],
-    reason: Callable[[_Comparison], str | None],
-    estimate: Callable[[_Comparison, float], Estimate],
-    among: np.ndarray,
+    grouped: _Grouped,
+    denominators: Sequence[_Denominator],
+    counted: np.ndarray,
+    estimates: Callable[[list[_Comparison], float], list[Estimate]],
+    minimum: int,
     level: float,
 ) -> tuple[Gap, ...]:
-    """Gaps with the level shared out over the ranked comparisons that have enough patients."""
-    reasons = [reason(pair) for pair in pairs]
+    """Gaps with the level shared out over the ranked comparisons that have enough patients in all denominators."""
+    pairs, shown = grouped.comparisons(), _Denominator(grouped, counted)
+    reasons = [next(filter(None, (each.too_few(pair, minimum) for each in denominators)), None) for pair in pairs]
     family = sum(pair.ranked and not short for pair, short in zip(pairs, reasons, strict=True))
     adjusted = 1 - (1 - level) / max(family, 1)
+    found = iter(estimates([pair for pair, short in zip(pairs, reasons, strict=True) if not short], adjusted))
     return tuple(
         Gap(
             pair.group,
             pair.reference,
-            not_estimable(short) if short else estimate(pair, adjusted),
-            int((among & pair.first).sum()),
-            int((among & pair.second).sum()),
+            not_estimable(short) if short else next(found),
+            *shown.sizes(pair),
             adjusted,
             family,
             pair.ranked,
@@ -98,12 +155,35 @@ def _compared(
     )
 
 
-def _too_few(pair: _Comparison, among: np.ndarray, patients: np.ndarray, noun: str, minimum: int) -> str | None:
-    """Why the two sides cannot be compared, if one has too few patients."""
-    for side, place in ((pair.first, ""), (pair.second, " in the comparison group")):
-        if len(np.unique(patients[side & among])) < minimum:
-            return f"fewer than {minimum} {noun}{place}"
-    return None
+def _share_gaps(
+    grouped: _Grouped,
+    hits: np.ndarray,
+    strata: Sequence[np.ndarray],
+    pairs: list[_Comparison],
+    level: float,
+) -> list[Estimate]:
+    """Shares of hits (N,) compared in each stratum (N,) and averaged over them: one group's minus the other's."""
+    patients, known = grouped.cases.patients, grouped.codes < len(grouped.levels)
+    kept, stratum = np.any(strata, axis=0) & known, np.argmax(strata, axis=0)
+    with_rest: list[Estimate] = []
+    if any(pair.ranked and pair.other < 0 for pair in pairs):
+        with_rest = against_rest(
+            hits[kept],
+            grouped.codes[kept],
+            patients[kept],
+            count=len(grouped.levels),
+            level=level,
+            strata=stratum[kept],
+        )
+
+    def estimate(pair: _Comparison) -> Estimate:
+        if pair.ranked and pair.other < 0:
+            return with_rest[pair.place]
+        cells = [part & side for part in strata for side in grouped.sides(pair)]
+        weights = [sign / len(strata) for _ in strata for sign in (1, -1)]
+        return combination([Sample(hits[cell], patients[cell]) for cell in cells], weights, level=level)
+
+    return [estimate(pair) for pair in pairs]
 
 
 def group_gaps(
@@ -124,46 +204,42 @@ def group_gaps(
     Newcombe; AUROC: DeLong's intervals joined. A side with fewer than ``minimum`` patients in the denominator gives no
     estimate. Selection rate, accuracy, ppv and npv also differ when only the prevalence does.
     """
-    cases = checked_cases(labels, decisions, groups, patients)
-    pairs = _comparisons(cases.groups, cases.patients)
+    grouped = _Grouped.of(checked_cases(labels, decisions, groups, patients))
+    cases = grouped.cases
     if metric == "auroc":
-        return _auroc_gaps(cases, ranked(scores, len(cases.labels)), pairs, minimum, level)
+        values = ranked(scores, len(cases.labels))
+        return _compared(
+            grouped,
+            _both_labels(grouped),
+            np.ones_like(cases.labels),
+            lambda pairs, adjusted: _auroc_gaps(grouped, values, pairs, adjusted),
+            minimum,
+            level,
+        )
     rates = definitions(cases.labels, cases.decisions)
     if metric not in rates:
         raise ConfigError(f"metric {metric!r} has no gap between groups. {nearest(metric, [*rates, 'auroc'])}")
     rate = rates[metric]
-
-    def sample(side: np.ndarray) -> Sample:
-        return Sample(rate.hits[side & rate.among], cases.patients[side & rate.among])
-
     return _compared(
-        pairs,
-        lambda pair: _too_few(pair, rate.among, cases.patients, rate.patients, minimum),
-        lambda pair, adjusted: difference(sample(pair.first), sample(pair.second), level=adjusted),
+        grouped,
+        [_Denominator(grouped, rate.among, rate.patients)],
         rate.among,
+        lambda pairs, adjusted: _share_gaps(grouped, rate.hits, [rate.among], pairs, adjusted),
+        minimum,
         level,
     )
 
 
-def _too_few_of_either(pair: _Comparison, cases: Cases, minimum: int) -> str | None:
-    return _too_few(pair, cases.labels, cases.patients, "positive patients", minimum) or _too_few(
-        pair, ~cases.labels, cases.patients, "negative patients", minimum
-    )
+def _both_labels(grouped: _Grouped) -> list[_Denominator]:
+    labels = grouped.cases.labels
+    return [_Denominator(grouped, labels, "positive patients"), _Denominator(grouped, ~labels, "negative patients")]
 
 
-def _auroc_gaps(
-    cases: Cases, scores: np.ndarray, pairs: list[_Comparison], minimum: int, level: float
-) -> tuple[Gap, ...]:
+def _auroc_gaps(grouped: _Grouped, scores: np.ndarray, pairs: list[_Comparison], level: float) -> list[Estimate]:
     def scored(side: np.ndarray) -> Scored:
-        return Scored(scores[side], cases.labels[side], cases.patients[side])
+        return Scored(scores[side], grouped.cases.labels[side], grouped.cases.patients[side])
 
-    return _compared(
-        pairs,
-        lambda pair: _too_few_of_either(pair, cases, minimum),
-        lambda pair, adjusted: auroc_difference(scored(pair.first), scored(pair.second), level=adjusted),
-        np.ones_like(cases.labels),
-        level,
-    )
+    return [auroc_difference(*map(scored, grouped.sides(pair)), level=level) for pair in pairs]
 
 
 def conditional_dependence(
@@ -183,18 +259,14 @@ def conditional_dependence(
     also come from case mix: it is evidence of a shortcut, not proof. Comparisons and levels as in :func:`group_gaps`;
     interval by MOVER.
     """
-    cases = checked_cases(labels, decisions, column, patients)
-
-    def estimate(pair: _Comparison, adjusted: float) -> Estimate:
-        cells = [truth & side for truth in (cases.labels, ~cases.labels) for side in (pair.first, pair.second)]
-        samples = [Sample(cases.decisions[cell], cases.patients[cell]) for cell in cells]
-        return combination(samples, (0.5, -0.5, 0.5, -0.5), level=adjusted)
-
+    grouped = _Grouped.of(checked_cases(labels, decisions, column, patients))
+    cases = grouped.cases
     return _compared(
-        _comparisons(cases.groups, cases.patients),
-        lambda pair: _too_few_of_either(pair, cases, minimum),
-        estimate,
+        grouped,
+        _both_labels(grouped),
         np.ones_like(cases.labels),
+        lambda pairs, adjusted: _share_gaps(grouped, cases.decisions, [cases.labels, ~cases.labels], pairs, adjusted),
+        minimum,
         level,
     )
 
@@ -228,7 +300,7 @@ def permutation_test(
     inside = np.isin(home, kept)
     hits, sizes = np.bincount(unit, rate.hits[among])[inside], np.bincount(unit)[inside]
     home = np.searchsorted(kept, home[inside])
-    gap = float(_spread(home[None], hits, sizes, len(kept))[0])
+    gap = float(np.ptp(np.bincount(home, hits) / np.bincount(home, sizes)))
     chance = _permuted_spreads(home, hits, sizes, len(kept), permutations, rng)
     p_value = (1 + int((chance >= gap - 1e-12).sum())) / (1 + permutations)
     people = len(np.unique(pairs[inside] // len(names)))
@@ -238,17 +310,29 @@ def permutation_test(
 def _permuted_spreads(
     home: np.ndarray, hits: np.ndarray, sizes: np.ndarray, count: int, permutations: int, rng: np.random.Generator
 ) -> np.ndarray:
-    rows = max(1, 2_000_000 // len(home))
-    parts = [min(rows, permutations - start) for start in range(0, permutations, rows)]
-    return np.concatenate(
-        [_spread(rng.permuted(np.tile(home, (size, 1)), axis=1), hits, sizes, count) for size in parts]
-    )
+    """Largest minus smallest rate (R,) when units are dealt out to the groups' places at random.
+
+    Units with equal sizes and hits are alike, so that only how many of each kind a group gets is drawn.
+    """
+    kinds, kind = np.unique(np.stack([sizes, hits]), axis=1, return_inverse=True)
+    left = np.bincount(kind.ravel(), minlength=kinds.shape[1])
+    free = np.tile(np.bincount(home, minlength=count)[:, None], permutations)
+    among, found = np.zeros((2, count, permutations))
+    for (size, hit), units in zip(kinds.T, left, strict=True):
+        dealt = _dealt(free, int(units), rng)
+        free -= dealt
+        among += size * dealt
+        found += hit * dealt
+    return np.asarray(np.ptp(found / among, axis=0))
 
 
-def _spread(home: np.ndarray, hits: np.ndarray, sizes: np.ndarray, count: int) -> np.ndarray:
-    """Largest minus smallest rate (R,) for group indices (R, units)."""
-    rows = len(home)
-    cells = (home + count * np.arange(rows)[:, None]).ravel()
-    found = np.bincount(cells, np.tile(hits, rows), rows * count)
-    rates = (found / np.bincount(cells, np.tile(sizes, rows), rows * count)).reshape(rows, count)
-    return np.asarray(np.ptp(rates, axis=1))
+def _dealt(free: np.ndarray, units: int, rng: np.random.Generator) -> np.ndarray:
+    """How many of so many units fall to each group (G, R) whose free places (G, R) all have the same chance."""
+    dealt, places = np.zeros_like(free), free.sum(axis=0)
+    left = np.full(free.shape[1], units)
+    for group, own in enumerate(free[:-1]):
+        places = places - own
+        dealt[group] = rng.hypergeometric(own, places, left)
+        left = left - dealt[group]
+    dealt[-1] = left
+    return dealt

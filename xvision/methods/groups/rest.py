@@ -1,0 +1,155 @@
+"""Each group against the rest, for all groups at once: the same intervals as one by one, without a pass per group.
+
+Shapes: N cases, G groups, S strata, U pairs of a patient and a group, K kinds of patients (alike in all their counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from xvision.methods.intervals import Estimate, mover, not_estimable, patient_codes, wilson
+
+_BLOCK = 2_000_000
+
+
+class _Side(NamedTuple):
+    """Of each group, or of its rest: cases, hits, patients and the sum of squared cases per patient, all (G, S)."""
+
+    cases: np.ndarray
+    hits: np.ndarray
+    patients: np.ndarray
+    squares: np.ndarray
+
+    def influence(self, sizes: np.ndarray, hits: np.ndarray, groups: np.ndarray | slice) -> np.ndarray:
+        """Pull of patients with so many cases and hits (..., S) on the rates of their groups (...)."""
+        cases, patients = self.cases[groups], self.patients[groups]
+        residuals = hits - self.hits[groups] / np.maximum(cases, 1) * sizes
+        alone = patients < 2
+        pulls = residuals * (1 - 1 / np.maximum(patients, 1)) / np.where(alone | (cases <= sizes), 1, cases - sizes)
+        return np.asarray(np.where(alone, 0.0, pulls))
+
+
+def against_rest(
+    hits: np.ndarray,
+    groups: np.ndarray,
+    patients: np.ndarray,
+    *,
+    count: int,
+    level: float,
+    strata: np.ndarray | None = None,
+) -> list[Estimate]:
+    """Rate in each of ``count`` groups minus the rate in all others, averaged over strata, with its interval.
+
+    hits: (N,) booleans. groups, patients: (N,); groups numbered from 0. strata: (N,) numbered from 0, of equal weight.
+    The estimates are those of :func:`~xvision.methods.intervals.combination`.
+    """
+    codes, people = patient_codes(patients, len(hits))
+    parts = np.zeros(len(hits), int) if strata is None else np.asarray(strata)
+    kinds = int(parts.max(initial=0)) + 1
+    pairs, unit = np.unique(codes * count + groups, return_inverse=True)
+    home, who = pairs % count, pairs // count
+    sizes, found = (_tallied(unit, parts, len(pairs), kinds, weights) for weights in (None, hits))
+    first, rest, gram = _sides(sizes, found, home, who, count, people)
+    share = 1 / kinds
+    name = ("Newcombe" if kinds == 1 else "MOVER") + (", patient-clustered" if len(hits) > people else "")
+    sides = [_effective(side, gram[:, place, place], level) for side, place in _placed(first, rest, kinds)]
+    weights = [share] * kinds + [-share] * kinds
+    return [
+        _joined([(part.rates[group], part.worth[group]) for part in sides], weights, gram[group], level, people, name)
+        for group in range(count)
+    ]
+
+
+class _Worth(NamedTuple):
+    """Rates (G,) and the independent cases that each is worth (G,); 0 where there is none."""
+
+    rates: np.ndarray
+    worth: np.ndarray
+
+
+def _tallied(unit: np.ndarray, parts: np.ndarray, units: int, kinds: int, weights: np.ndarray | None) -> np.ndarray:
+    return np.bincount(unit * kinds + parts, weights, units * kinds).reshape(units, kinds)
+
+
+def _summed(groups: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Values (U, ...) summed by group (G, ...)."""
+    flat = values.reshape(len(values), -1)
+    sums = [np.bincount(groups, flat[:, column], count) for column in range(flat.shape[1])]
+    return np.stack(sums, axis=1).reshape(count, *values.shape[1:])
+
+
+def _sides(
+    sizes: np.ndarray, found: np.ndarray, home: np.ndarray, who: np.ndarray, count: int, people: int
+) -> tuple[_Side, _Side, np.ndarray]:
+    """Both sides of every group, and the inner products (G, 2S, 2S) of the pulls on their rates."""
+    totals, total_hits = (_summed(who, part, people) for part in (sizes, found))
+    alike, kind = np.unique(np.hstack([totals, total_hits]), axis=0, return_inverse=True)
+    kind = kind.ravel()
+    outside = np.bincount(kind, minlength=len(alike)) - np.bincount(
+        home * len(alike) + kind[who], minlength=count * len(alike)
+    ).reshape(count, len(alike))
+    kinds = sizes.shape[1]
+    kind_sizes, kind_hits = alike[:, :kinds], alike[:, kinds:]
+    left, left_hits = totals[who] - sizes, total_hits[who] - found
+    first = _Side(*(_summed(home, part, count) for part in (sizes, found, (sizes > 0) * 1.0, sizes**2)))
+    rest = _Side(
+        sizes.sum(axis=0) - first.cases,
+        found.sum(axis=0) - first.hits,
+        _summed(home, (left > 0) * 1.0, count) + outside @ (kind_sizes > 0),
+        _summed(home, left**2, count) + outside @ kind_sizes**2,
+    )
+    own, other = first.influence(sizes, found, home), rest.influence(left, left_hits, home)
+    both = np.hstack([own, other])
+    gram = _summed(home, both[:, :, None] * both[:, None, :], count)
+    rows = max(1, _BLOCK // max(len(alike) * kinds, 1))
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        wide = _Side(*(values[:, None] for values in rest))
+        pulls = wide.influence(kind_sizes[None], kind_hits[None], part)
+        gram[part, kinds:, kinds:] += np.einsum("gk,gks,gkt->gst", outside[part], pulls, pulls)
+    return first, rest, gram
+
+
+def _placed(first: _Side, rest: _Side, kinds: int) -> list[tuple[_Side, int]]:
+    """One side and stratum after the other, with its place among the inner products."""
+    return [
+        (_Side(*(values[:, stratum] for values in side)), offset + stratum)
+        for side, offset in ((first, 0), (rest, kinds))
+        for stratum in range(kinds)
+    ]
+
+
+def _effective(side: _Side, variance: np.ndarray, level: float) -> _Worth:
+    """As :func:`~xvision.methods.intervals.proportion` counts independent cases."""
+    rates = side.hits / np.maximum(side.cases, 1)
+    balanced = side.cases**2 / np.maximum(side.squares, 1)
+    seen = (rates > 0) & (rates < 1)
+    worth = np.where(seen, np.minimum(side.cases, rates * (1 - rates) / np.maximum(variance, 1e-300)), balanced)
+    credited = (side.cases > side.patients) & (worth > balanced) & (balanced > 1)
+    if credited.any():
+        plain, cut = (stdtrit(size[credited] - 1, (1 + level) / 2) for size in (side.cases, balanced))
+        worth[credited] = np.maximum(balanced[credited], worth[credited] * (plain / cut) ** 2)
+    return _Worth(rates, np.where(side.patients == 1, 1.0, np.where(side.cases > 0, worth, 0.0)))
+
+
+def _joined(
+    sides: Sequence[tuple[float, float]],
+    weights: Sequence[float],
+    gram: np.ndarray,
+    level: float,
+    people: int,
+    name: str,
+) -> Estimate:
+    if not all(worth for _, worth in sides):
+        return not_estimable("no cases in one of the groups")
+    parts = [Estimate(rate, *wilson(min(rate * worth, worth), worth, level), people, "") for rate, worth in sides]
+    norms = np.sqrt(np.diag(gram))
+    norms[norms == 0] = np.inf
+    correlation = gram / norms[:, None] / norms
+    np.fill_diagonal(correlation, 1.0)
+    value, low, high = mover(parts, weights, np.clip(correlation, -1.0, 1.0))
+    return Estimate(value, low, high, people, name)
