@@ -174,7 +174,7 @@ def test_columns_that_say_nothing_have_reasons_and_stop_nothing() -> None:
     missing = run(with_column("unknown"))
     assert one(missing, "cue_beyond_placebo", column="site").reason
     sizes = next(chart for chart in missing.charts if isinstance(chart, Table))
-    assert sizes.rows[0][:2] == ("unknown", 120)
+    assert sizes.rows[0][:3] == ("site", "unknown", 120)
 
 
 def test_cases_of_one_class_have_reasons() -> None:

@@ -14,6 +14,8 @@ from xvision.methods.shortcuts.ladder import Rung
 from xvision.registry import analysis
 from xvision.result import NotApplicable, Result
 
+_ORDER = ("followed", "causal", "used", "available", "encoded")
+"""Of the numbers: those that decide most come first."""
 _NO_COLUMNS = "no group or acquisition columns were declared; name them in the plan or with --groups"
 
 
@@ -35,16 +37,16 @@ def shortcuts(
 ) -> Result:
     """What else than the disease does it go by?
 
-    A ladder; each rung establishes more than the one before, and only the last a cause. *Available*: ``metadata_auroc`` is how well
-    a column alone predicts the label over all splits (Zech 2018), ``statistic_auroc`` how well a trivial figure of the image does;
-    ``auroc_within`` is the model's AUROC among cases of the same level. *Encoded*: ``probe_auroc``, how well the embeddings tell a
-    level; every good model encodes much that it does not use. *Followed*: ``dependence``, how much the share of positive decisions
-    differs between levels at the same true label, ``score_shift`` the same of the log-odds; ``aligned_accuracy_difference``,
-    accuracy where a level says what the label says less that where it says the opposite; ``outside_auroc``, the model on the frame
-    alone. Case mix can do all of that. *Used*: ``removal_flip_rate``, decisions that change without the column's direction in the
-    embeddings, beside random directions. *Causal*: ``cue_effect``, the log-odds with a mark less without it, where the mark is put
-    in or taken out with another patient's patch, beside a placebo of equal size elsewhere. Marks are looked for near the edge where
-    the mean images of a suspected column's levels differ, or lie in ``boxes``: [left, top, right, bottom] as shares of the sides.
+    A ladder; each rung establishes more than the one before, and only the last a cause. Available: ``metadata_auroc`` is how well
+    a column alone tells the label over all splits (Zech 2018), ``statistic_auroc`` how well a trivial figure of the image does;
+    ``auroc_within`` is the model's AUROC within levels. Encoded: ``probe_auroc``, how well the embeddings tell a level; much is
+    encoded and not used. Followed: ``dependence``, how much the share of positive decisions differs between levels at the same
+    true label; ``score_shift``, the same of the log-odds; ``aligned_accuracy_difference``, accuracy where a level says what the
+    label says less that where it says the opposite; ``outside_auroc``, the model on the frame alone. Case mix can do all of that.
+    Used: ``removal_flip_rate``, decisions that change without the column's direction in the embeddings, beside random ones.
+    Causal: ``cue_effect``, the log-odds with a mark less without it, where another patient's patch puts it in or takes it out,
+    beside a placebo: the same elsewhere. Marks are looked for near the edge where the mean images of a suspected column's levels
+    differ, or lie in ``boxes``: [left, top, right, bottom] as shares of the sides. ``attribution_outside`` is a hint and no verdict.
     What counts as shown is controlled over columns and rungs. Nothing found says nothing of a cue that no column records.
     """
     pictured = audit.can("pixels") is None
@@ -64,7 +66,7 @@ def shortcuts(
     parts = [part for each in ladders for part in each.values()]
     return Result(
         summary(found),
-        tuple(item for part in parts for item in part.metrics),
+        tuple(item for name in _ORDER for each in ladders if name in each for item in each[name].metrics),
         (*sizes(audit), *ladder(found), *(chart for part in parts for chart in part.charts)),
         tuple({case.id: case for part in parts for case in part.cases}.values()),
         caveats=(*(caveat for part in parts for caveat in part.caveats), *_missing(audit)),

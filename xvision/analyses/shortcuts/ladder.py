@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from xvision import text
-from xvision.analyses.shortcuts.part import Key, Part, columns_of
+from xvision.analyses.shortcuts.part import MOST_CLASSES, Key, Part, columns_of
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.methods.groups.cases import UNKNOWN
@@ -22,6 +22,7 @@ from xvision.methods.shortcuts.ladder import (
 )
 
 _MOST_ROWS = 20
+_MOST_DETAILS = 4
 _ESTABLISHES = {
     "available": ("the label can be told from this without the disease", "that the model does so"),
     "encoded": ("the embeddings hold it", "that the head reads it"),
@@ -35,21 +36,25 @@ _ESTABLISHES = {
 
 
 def sizes(audit: Audit) -> Iterator[Table]:
-    """Who is in the audited data, by level of every declared column."""
-    for column in columns_of(audit):
+    """Who is in the audited data: the largest levels of every declared column, and those whose level is missing."""
+    columns = columns_of(audit)
+    rows: list[tuple[str | int | float | None, ...]] = []
+    left_out = 0
+    for column in columns:
         levels = audit.column(column)
         names = sorted({str(name) for name in levels} - {UNKNOWN}, key=lambda name: -int((levels == name).sum()))
-        shown = names[:_MOST_ROWS]
-        rows: list[tuple[str | int | float | None, ...]] = []
+        shown = names[: max(2, _MOST_ROWS // len(columns))]
+        left_out += len(names) - len(shown)
         for name in [*shown, *[UNKNOWN] * bool((levels == UNKNOWN).any())]:
             chosen = levels == name
-            counts = [int((audit.labels[chosen] == code).sum()) for code in range(min(len(audit.classes), 10))]
-            rows.append((name, int(chosen.sum()), len({*audit.patients[chosen]}), *counts))
+            counts = [int((audit.labels[chosen] == code).sum()) for code in range(len(audit.classes[:MOST_CLASSES]))]
+            rows.append((column, name, int(chosen.sum()), len({*audit.patients[chosen]}), *counts))
+    if rows:
+        more = f"; {text.plural(left_out, 'smaller level')} are not listed" if left_out else ""
         yield Table(
-            f"{text.label(column)}: who is in the data",
-            f"{text.plural(len(names), 'level')}"
-            + (f", of which the largest {len(shown)} are shown." if len(shown) < len(names) else "."),
-            (text.label(column), "Images", "Patients", *audit.classes[:10]),
+            "Who is in the data",
+            f"Images, patients and labels of {text.plural(len(rows), 'level')}{more}.",
+            ("Column", "Level", "Images", "Patients", *audit.classes[:MOST_CLASSES]),
             tuple(rows),
         )
 
@@ -65,19 +70,36 @@ def joined(ladders: Iterable[Mapping[str, Part]]) -> dict[Key, dict[str, Rung]]:
 
 
 def ladder(found: Mapping[Key, Mapping[str, Rung]]) -> Iterator[Table]:
-    """The rungs side by side, strongest conclusion first, and what each establishes."""
-    rows = sorted(found.items(), key=lambda item: CONCLUSIONS.index(conclusion(item[1])))[:_MOST_ROWS]
+    """Answers side by side, strongest conclusion first; then the figures of what was found, with what each rung establishes."""
+    rows = sorted(found.items(), key=lambda item: CONCLUSIONS.index(conclusion(item[1])))
     yield Table(
         "Shortcut ladder",
-        f"{len(found)} rows: " + "; ".join(f"{_who(key)}, {conclusion(rungs)}" for key, rungs in rows[:5]) + ".",
+        "; ".join(f"{_who(key)}: {conclusion(rungs)}" for key, rungs in rows[:5])
+        + (f". The {_MOST_ROWS} strongest of {len(rows)} are shown." if len(rows) > _MOST_ROWS else "."),
         ("What", *(text.opening(name) for name in RUNGS), "Conclusion"),
-        tuple((_who(key), *(_cell(rungs.get(name)) for name in RUNGS), conclusion(rungs)) for key, rungs in rows),
+        tuple(
+            (_who(key), *(_answer(rungs.get(name)) for name in RUNGS), conclusion(rungs))
+            for key, rungs in rows[:_MOST_ROWS]
+        ),
     )
-    yield Table(
-        "What each rung establishes",
-        "One row per rung, with what a positive answer establishes and what it does not.",
-        ("Rung", "This establishes", "This does not establish"),
-        tuple((text.opening(name), *_ESTABLISHES[name]) for name in RUNGS),
+    for key, rungs in rows[:_MOST_DETAILS]:
+        if conclusion(rungs) != NOTHING:
+            yield _details(key, rungs)
+
+
+def _details(key: Key, rungs: Mapping[str, Rung]) -> Table:
+    return Table(
+        f"{text.opening(_who(key))}: {conclusion(rungs)}",
+        f"Rung by rung what was found for {_who(key)}, what that establishes and what it does not.",
+        ("Rung", "Figure", "A yes establishes that", "It does not establish"),
+        tuple(
+            (
+                f"{text.opening(name)}: {_answer(rungs.get(name))}",
+                rungs[name].figure if name in rungs else "",
+                *_ESTABLISHES[name],
+            )
+            for name in RUNGS
+        ),
     )
 
 
@@ -85,12 +107,8 @@ def _who(key: Key) -> str:
     return f"{key[1]} ({key[0]})" if key[0] else key[1]
 
 
-def _cell(rung: Rung | None) -> str:
-    if rung is None:
-        return "not tried"
-    if rung.state == "left out":
-        return f"left out: {rung.figure}"
-    return f"{'yes' if rung.state == 'shown' else 'not shown'}: {rung.figure}"
+def _answer(rung: Rung | None) -> str:
+    return "not tried" if rung is None else {"shown": "yes"}.get(rung.state, rung.state)
 
 
 def summary(found: Mapping[Key, Mapping[str, Rung]]) -> str:

@@ -49,7 +49,7 @@ def coarse(pixels: np.ndarray, cells: int = CELLS) -> np.ndarray:
     """(B, cells, cells) mean grey of fields of about equal size; fields may share a pixel where the side is no multiple."""
     grey = np.asarray(pixels, float).mean(axis=1)
     down, across = (_fields(side, cells) for side in grey.shape[1:])
-    return np.asarray(np.einsum("ch,bhw,dw->bcd", down, grey, across))
+    return np.asarray(down @ grey @ across.T)
 
 
 def _fields(side: int, cells: int) -> np.ndarray:
