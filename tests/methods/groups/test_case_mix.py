@@ -111,15 +111,15 @@ def test_a_gap_in_ppv_that_is_all_prevalence_is_gone_at_the_same_prevalence() ->
 def test_as_found_the_gaps_are_those_without_adjustment() -> None:
     data = mixed(visits=2)
     arguments = (data["labels"], data["decisions"], data["decisions"], data["groups"], data["patients"])
+    compared = run(data, Step(data["strata"]))
+    assert [(found.reference, found.ranked) for found in compared] == [("rest", True)] * 3 + [("known", False)]
     for rate in RATES:
         plain = {gap.group: gap for gap in group_gaps(*arguments, metric=rate)}
-        for found in run(data, Step(data["strata"])):
+        for found in compared:
             gap = plain[found.group]
-            assert (found.reference, found.ranked) == (gap.reference, gap.ranked)
-            if found.ranked:
-                assert found.levels[rate] == pytest.approx(gap.level)
-                assert found.steps[0].figures[rate].gap == pytest.approx(gap.difference)
-            assert found.steps[0].figures[rate].gap.value == pytest.approx(gap.difference.value)
+            assert found.reference == gap.reference
+            assert found.levels[rate] == pytest.approx(gap.level)
+            assert found.steps[0].figures[rate].gap == pytest.approx(gap.difference)
 
 
 def test_figures_are_those_of_scikit_learn_with_weights_made_by_hand() -> None:
@@ -243,7 +243,7 @@ def test_the_pooled_odds_ratio_is_that_of_statsmodels() -> None:
         assert np.log(ours.high / ours.low) == pytest.approx(high - low, rel=0.1)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000), names=st.permutations(["0", "1", "2"]))
 def test_names_of_strata_and_order_of_rows_change_nothing(seed: int, names: list[str]) -> None:
     data = mixed(seed, 150)
@@ -298,18 +298,18 @@ def test_intervals_hold_the_truth_in_small_groups() -> None:
     rng, rates = np.random.default_rng(7), np.array([0.95, 0.9, 0.8])
     shares = (np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.4, 0.4]))
     held: list[tuple[bool, bool]] = []
-    for _ in range(120):
+    for _ in range(100):
         strata = np.concatenate([rng.choice(3, size, p=own) for size, own in zip((30, 60), shares, strict=True)])
         data = {
             "labels": np.ones(90, int), "decisions": (rng.random(90) < rates[strata]).astype(int),
             "groups": np.repeat(["A", "B"], (30, 60)), "patients": np.arange(90),
         }  # fmt: skip
-        figure = run(data, Step(strata.astype(str)))[0].steps[1].figures["sensitivity"]
+        figure = run(data, Step(strata.astype(str)), resamples=100)[0].steps[1].figures["sensitivity"]
         if figure.gap.low is not None and figure.gap.high is not None:
             truth = -float(rates @ (shares[0] - shares[1]))
             inside = figure.change.low is None or figure.change.low <= truth <= (figure.change.high or 0)
             held.append((figure.gap.low <= 0 <= figure.gap.high, inside))
-    assert len(held) > 90
+    assert len(held) > 80
     assert np.mean(held, axis=0).min() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(held))
 
 
