@@ -84,6 +84,15 @@ def test_other_rules_are_said_in_their_words(rule: RulePlan, said: str) -> None:
     assert re.search(said, point.statement)
 
 
+def test_patients_who_are_also_audited_are_told() -> None:
+    split = np.where(np.arange(400) % 4 < 3, "validation", "test")
+    said = at_operating_point(subject(split=split), RULE).operating.statement
+    assert said.endswith(
+        "on the 300 validation images (200 patients); it was tuned there, and intervals of rates by group include"
+        " that; 100 patients of them also audited, which makes rates too favourable"
+    )
+
+
 @pytest.mark.parametrize(
     ("plan", "said"),
     [

@@ -65,8 +65,7 @@ def at_operating_point(audit: Audit, plan: DecisionPlan) -> Audit:
             f" {audit.classes[audit.positive]} keeps to {_wanted(rule)}. Agree on another value. {_INSTEAD}"
         )
     point = OperatingPoint(
-        f"{_called(audit, plan, threshold)}, {_chosen(rule, cases, threshold, audit.data.patients_declared)}"
-        f"{_healthy(audit)}",
+        f"{_called(audit, plan, threshold)}, {_chosen(rule, cases, threshold, audit)}{_healthy(audit)}",
         rule, cases, replace(audit, task="operating point").seed_of("thresholds"),
     )  # fmt: skip
     decided = replace(audit, decision=decision_at(audit.model, plan, threshold), operating=point, shared={})
@@ -125,15 +124,20 @@ def _called(audit: Audit, plan: DecisionPlan, threshold: float) -> str:
     return f"{audit.classes[audit.positive]} when its probability is at least {_shown(threshold)}"
 
 
-def _chosen(rule: Rule, cases: Judged, threshold: float, patients: bool) -> str:
+def _chosen(rule: Rule, cases: Judged, threshold: float, audit: Audit) -> str:
     reached = tuned_rates(cases, threshold, np.array([threshold]))
     extreme = {"sensitivity": "the largest threshold with", "fpr": "the smallest threshold with"}
     shown = "" if rule.target == "net benefit" else f" (reached: {reached[rule.target].value:.3f})"
     images = text.plural(len(cases.scores), "validation image")
-    whom = f" ({text.plural(len(set(cases.patients)), 'patient')})" if patients else ""
+    patients = set(cases.patients)
+    whom = f" ({text.plural(len(patients), 'patient')})" if audit.data.patients_declared else ""
+    shared = len(patients & set(audit.patients))
+    twice = (
+        f"; {text.plural(shared, 'patient')} of them also audited, which makes rates too favourable" if shared else ""
+    )
     return (
         f"{extreme.get(rule.target, 'the threshold with')} {_wanted(rule)}{shown} on the {images}{whom};"
-        " it was tuned there, and intervals of rates by group include that"
+        f" it was tuned there, and intervals of rates by group include that{twice}"
     )
 
 

@@ -12,6 +12,8 @@ from tests.analyses.scored import scored
 from xvision.analyses.calibration import calibration
 from xvision.audit import Audit
 from xvision.charts import Forest, Lines, Table
+from xvision.config import DecisionPlan, RulePlan
+from xvision.operating import at_operating_point
 from xvision.result import Metric, Result
 
 
@@ -54,6 +56,16 @@ def test_a_sharp_model_is_found_and_its_temperature_would_mend_it(sharp: Result)
     assert value(sharp, "decisions_changed", recalibration="temperature") == 0.0
     assert "not applied" in sharp.summary
     assert "more than calibration allows" in sharp.summary
+
+
+def test_a_preview_at_a_threshold_that_was_chosen_says_that_it_keeps_the_number() -> None:
+    audit = planted(200, 2.0)
+    chosen = at_operating_point(audit, DecisionPlan("class1", rule=RulePlan("sensitivity", 0.9)))
+    said = [
+        any("needs one chosen anew" in each for each in calibration(one, resamples=20).caveats)
+        for one in (audit, chosen)
+    ]
+    assert said == [False, True]
 
 
 def test_brier_is_the_sum_of_the_parts_it_is_shown_with(sharp: Result) -> None:

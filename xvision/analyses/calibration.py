@@ -356,6 +356,11 @@ def _caveats(audit: Audit, parts: list[Metric]) -> Iterator[str]:
     if shared:
         words = f"{text.plural(shared, 'patient')} of the validation split {'is' if shared == 1 else 'are'}"
         yield f"{words} also audited: the preview is too favourable."
+    if audit.operating.tuned:
+        yield (
+            "The threshold was chosen on the probabilities as they are. A recalibrated model needs one chosen anew, with which no"
+            " decision would change; the preview keeps the number."
+        )
     slopes = [item for item in parts if item.name == "calibration_slope"]
     if len(slopes) > 1:
         yield f"Of {len(slopes)} groups, one in 20 intervals misses the truth by chance alone."
