@@ -14,7 +14,7 @@ from sklearn.metrics import brier_score_loss
 from statsmodels.stats.multitest import multipletests
 
 from xvision.errors import ConfigError, DataError, ModelError
-from xvision.methods.calibration import ece_null
+from xvision.methods.calibration import ece_null, root_of_squared, squared_calibration_error
 from xvision.methods.groups.calibration_by_group import (
     GroupCalibration,
     calibration_by_group,
@@ -92,6 +92,8 @@ def test_every_figure_is_that_of_the_group_alone() -> None:
         assert (row.slope, row.intercept) == (fits.slope, fits.intercept)
         by_hand = [abs((y - p)[np.minimum(p * 10, 9).astype(int) == cell].sum()) for cell in range(10)]
         assert row.ece.value == pytest.approx(sum(by_hand) / len(p), abs=1e-12)
+        squared = squared_calibration_error(p, y, who, rng=streams(0)(name), bins=10, resamples=100)
+        assert row.error == root_of_squared(squared)
         assert sum(each.cases for each in row.bins) == row.cases
         # The bins are those of the whole range, not of the group's own.
         assert all(round(10 * each.lower, 9) == int(round(10 * each.lower, 9)) for each in row.bins)
