@@ -11,6 +11,7 @@ from xvision.methods.shortcuts.followed import aligned_difference, cells, condit
 from xvision.methods.shortcuts.ladder import (
     AVAILABLE,
     CAUSAL,
+    CROSS_FITTED,
     ENCODED,
     FOLLOWED,
     NOTHING,
@@ -19,6 +20,7 @@ from xvision.methods.shortcuts.ladder import (
     conclusion,
     shown,
 )
+from xvision.methods.shortcuts.metadata import metadata_auroc
 
 
 def normal(count: int) -> np.ndarray:
@@ -116,6 +118,8 @@ def test_twenty_columns_without_effect_are_rarely_shown() -> None:
     clear, none = Estimate(5.0, 3.04, 6.96, 100, ""), Estimate(None, None, None, 0, "", "too few")
     assert shown([clear, none]) == [True, False]
     assert shown([clear], null=6.0) == [False]
+    assert shown([clear], spread=1.8) == [True]  # 5 / 1.8 standard errors: p 0.0055
+    assert shown([clear], spread=1.9) == [False]  # p 0.0085, above 0.05 / 7
     assert shown([clear._replace(value=-5.0, low=-6.96, high=-3.04)], above=True) == [False]
 
 
@@ -133,3 +137,16 @@ def test_twenty_columns_without_effect_are_rarely_shown() -> None:
 def test_only_an_intervention_shows_a_cause(reached: tuple[RungName, ...], expected: str) -> None:
     names: tuple[RungName, ...] = ("available", "encoded", "followed", "used", "causal")
     assert conclusion({name: Rung("shown" if name in reached else "not shown") for name in names}) == expected
+
+
+def test_a_column_that_says_nothing_is_rarely_called_available() -> None:
+    """Cross-fitted figures vary 1.43 times as much at chance as their intervals say: 1.5 covers it."""
+    rng, found, plain = np.random.default_rng(4), 0, 0
+    for _ in range(300):
+        who = np.repeat(np.arange(200), rng.integers(1, 3, 200))
+        labels, levels = rng.integers(0, 2, 200)[who], rng.integers(0, 2, 200)[who]
+        estimate = metadata_auroc(levels, labels, who, rng=rng, resamples=100)
+        found += any(shown([estimate], null=0.5, above=True, spread=CROSS_FITTED))
+        plain += any(shown([estimate], null=0.5, above=True))
+    assert found <= 5  # 300 × 0.005 and more than two standard deviations
+    assert plain > found

@@ -7,7 +7,7 @@ import numpy as np
 from xvision.analyses.shortcuts.part import Part, Target, columns_of, targets
 from xvision.audit import Audit, metric
 from xvision.methods.intervals import Estimate
-from xvision.methods.shortcuts.ladder import Rung, State, shown
+from xvision.methods.shortcuts.ladder import CROSS_FITTED, Rung, State, shown
 from xvision.methods.shortcuts.metadata import metadata_auroc, stratified_auroc
 from xvision.result import spoken
 
@@ -26,7 +26,7 @@ def from_columns(audit: Audit, resamples: int) -> Part:
             part.metrics.append(metric("auroc_within", within, better="higher", where=where))
             where = {**where, "split": "all"}
             part.metrics.append(metric("metadata_auroc", found[target.name, column], better="lower", where=where))
-    reached = shown(list(found.values()), null=0.5, above=True)
+    reached = shown(list(found.values()), null=0.5, above=True, spread=CROSS_FITTED)
     for (key, estimate), yes in zip(found.items(), reached, strict=True):
         state: State = "left out" if estimate.value is None else "shown" if yes else "not shown"
         part.rungs[key] = Rung(state, f"AUROC of the label {spoken(metric('metadata_auroc', estimate))}")

@@ -14,7 +14,7 @@ from xvision.methods.decision import decide
 from xvision.methods.intervals import Estimate, with_width
 from xvision.methods.shortcuts.erasure import Head, read_head, removed_by_others
 from xvision.methods.shortcuts.followed import conditional_shift
-from xvision.methods.shortcuts.ladder import Rung, State, shown
+from xvision.methods.shortcuts.ladder import CROSS_FITTED, Rung, State, shown
 from xvision.methods.shortcuts.probe import Probed, probe
 from xvision.result import Metric, spoken
 
@@ -37,7 +37,8 @@ def inside(audit: Audit, most: int, minimum: int, resamples: int) -> tuple[Part,
         )
     probed = {column: _probed(audit, column, positions, values, minimum, resamples) for column in columns}
     flat = [(column, level) for column in columns for level in probed[column].within_label]
-    reached = dict(zip(flat, shown([probed[c].within_label[n] for c, n in flat], null=0.5, above=True), strict=True))
+    judged = shown([probed[c].within_label[n] for c, n in flat], null=0.5, above=True, spread=CROSS_FITTED)
+    reached = dict(zip(flat, judged, strict=True))
     for column in columns:
         encoded.metrics += _metrics(probed[column], column)
         rung = _encoded(probed[column], {level: yes for (where, level), yes in reached.items() if where == column})

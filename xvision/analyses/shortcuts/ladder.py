@@ -42,7 +42,9 @@ def sizes(audit: Audit) -> Iterator[Table]:
     left_out = 0
     for column in columns:
         levels = audit.column(column)
-        names = sorted({str(name) for name in levels} - {UNKNOWN}, key=lambda name: -int((levels == name).sum()))
+        names = sorted(
+            {str(name) for name in levels} - {UNKNOWN}, key=lambda name: (-int((levels == name).sum()), name)
+        )
         shown = names[: max(2, _MOST_ROWS // len(columns))]
         left_out += len(names) - len(shown)
         for name in [*shown, *[UNKNOWN] * bool((levels == UNKNOWN).any())]:

@@ -79,7 +79,8 @@ def metadata_auroc(
 
     levels, labels, patients: (N,). The score of a case is the rate of positive labels at its level among the patients
     of the other folds, drawn towards their overall rate as if five more cases had shown it, so that a column with many
-    levels is not rewarded for memorising. Only cases of the same fold are compared. A high value says that a shortcut
+    levels is not rewarded for memorising. Only cases of the same fold are compared. The interval takes the rates as they are; for a
+    column that says nothing it is too narrow, by up to a third, since the folds share their luck. A high value says that a shortcut
     is available, not that a model uses it (Zech et al. 2018).
     """
     truth = binary(labels, "labels")
