@@ -23,6 +23,14 @@ def test_the_same_chance_for_everybody_is_a_binomial() -> None:
     assert found.value == pytest.approx(0.3)
 
 
+def test_two_patients_with_two_images_by_hand() -> None:
+    found = expected_share(Chances(np.array([0.9, 0.7, 0.1, 0.3]), np.array(["a", "a", "b", "b"])))
+    pulls, draws = 2 * (0.6 / 4) ** 2 * 2, (0.09 + 0.21 + 0.09 + 0.21) / 16
+    worth = 0.25 / (pulls + draws)  # cases that the share is worth
+    assert (found.low, found.high) == pytest.approx(wilson(0.5 * worth, worth))
+    assert found.n == 2
+
+
 def test_nobody_and_chances_that_are_none() -> None:
     assert expected_share(Chances(np.zeros(0), np.zeros(0))).reason == "no cases"
     with pytest.raises(DataError, match="give numbers from 0 to 1"):

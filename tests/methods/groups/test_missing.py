@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2, fisher_exact
 
 from xvision.errors import ConfigError, DataError
 from xvision.methods.groups.gaps import group_gaps
@@ -144,6 +144,17 @@ def test_no_test_without_two_sides(unknown: tuple[int, int], known: tuple[int, i
     found = counts(unknown, known)
     assert found.p_value is None
     assert found.reason == reason
+
+
+def test_a_patient_with_a_group_in_one_image_is_known() -> None:
+    patients = np.repeat(people(40), 2)
+    groups, outcome = np.tile(["unknown", "F"], 40), np.tile([0, 1], 40)
+    assert missingness(outcome, groups, patients).reason == "every patient has a group value in some case"
+    groups[:20] = "unknown"
+    found = missingness(np.repeat(np.arange(40) % 3 == 0, 2), groups, patients)
+    table = np.array([[4, 6], [10, 20]])  # patients 0, 3, 6 and 9 of the ten unknown, ten of the thirty others
+    assert found.p_value == pytest.approx(fisher_exact(table).pvalue)
+    assert found.unknown.value == pytest.approx((8 + 10) / (20 + 30))
 
 
 def test_values_missing_at_random_are_rarely_called_otherwise_and_planted_ones_are() -> None:

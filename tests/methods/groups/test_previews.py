@@ -147,7 +147,18 @@ def test_a_group_with_few_cases_gets_the_shared_temperature() -> None:
     assert rule.lines["small"] == rule.lines["rare"] == rule.shared
     assert rule.lines["large"].intercept == pytest.approx(1, abs=0.3)
     assert rule.lines["large"].slope == pytest.approx(0.5, abs=0.1)
+    assert rule.others is not None
     assert rule.mixture("nobody knows") == rule.others
+
+
+def test_a_line_that_would_turn_the_ranking_round_is_refused() -> None:
+    rng = np.random.default_rng(6)
+    groups, odds = np.repeat(["right", "wrong"], 800), rng.normal(0, 2, 1600)
+    labels = rng.random(1600) < expit(np.where(groups == "wrong", -0.5 * odds, odds))
+    rule = fit_previews(Tuning(odds, labels, groups, np.arange(1600)), 0.5).rules["group recalibration"]
+    assert rule.lines["right"].own
+    assert not rule.lines["wrong"].own
+    assert all(line.slope > 0 for line in rule.lines.values())
 
 
 def test_unknown_groups_keep_the_deployed_threshold_and_nobody_is_lost() -> None:
@@ -225,6 +236,24 @@ def test_changes_of_a_certain_preview_are_paired() -> None:
     assert effect.sensitivity.change == combination([Sample(after, patients), Sample(deployed, patients)], (1, -1))
     assert effect.specificity.change.reason == "no negative cases"
     assert effect.aim.value == effect.sensitivity.change.value
+
+
+def test_levels_down_looks_at_known_groups_at_a_level_that_holds_for_all_of_them() -> None:
+    rng = np.random.default_rng(7)
+    groups, labels = np.repeat(["F", "M", "unknown"], 200), np.tile([True, False], 300)
+    deployed = rng.random(600) < np.where(labels, 0.9, 0.1)
+    after = np.where(groups == "unknown", ~labels, deployed)
+
+    def effects(chance: np.ndarray) -> tuple[GroupEffect, ...]:
+        return group_effects(labels, deployed, chance, groups, np.arange(600), aim="both")
+
+    assert not levels_down(effects(after.astype(float)))
+    worse = effects(np.where(groups == "F", ~labels, deployed).astype(float))
+    assert levels_down(worse)
+    change = worse[0].sensitivity.change.value, worse[0].specificity.change.value
+    assert worse[0].aim.value == pytest.approx(sum(change) / 2)
+    (one, _, _) = group_effects(labels, deployed, after.astype(float), groups, np.arange(600), aim="sensitivity")
+    assert one.aim.low < one.sensitivity.change.low
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.7])
