@@ -94,6 +94,9 @@ def test_the_unknown_are_a_row_that_keeps_the_deployed_threshold(result: Result)
     assert [row[0] for row in sizes.rows] == ["F", "M", "unknown"]
     assert sum(int(row[1] or 0) for row in sizes.rows) == CASES // 2
     assert sizes.rows[2][-1] == "deployed (no group to fit on)"
+    kept = {row[0]: row[3] for row in table(result, "before and after").rows if row[1] == "unknown"}
+    assert kept["group thresholds"] == kept["equalised odds"] == "none: decided as deployed"
+    assert "to" in str(kept["one new threshold"])
     assert one(result, "harmed", sex="unknown", preview="equalised odds").value == 0
     assert (one(result, "helped", sex="unknown", preview="one new threshold").value or 0) > 0
     assert any("They keep the deployed threshold where a preview needs the group" in said for said in result.caveats)
