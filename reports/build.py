@@ -12,6 +12,7 @@ from reports import back, fonts, front, limits, maps
 from reports.blocks import Document, Look
 from reports.results import results
 from reports.shelf import Shelf
+from reports.suppression import shown
 from reports.words import moment, plan_sha256
 from xvision import codec
 from xvision.errors import MissingExtra
@@ -30,14 +31,15 @@ def write_report(run: Run, out: Path) -> Path:
 def build_report(run: Run) -> bytes:
     """The report as PDF bytes; the same run gives the same bytes in every process.
 
-    Raises RunError for a run that cannot be read, and MissingExtra when typst or matplotlib is not installed.
+    Small groups of people are withheld where the plan says so. Raises RunError for a run that cannot be read, and
+    MissingExtra when typst or matplotlib is not installed.
     """
     for package in ("typst", "matplotlib"):
         if find_spec(package) is None:
             raise MissingExtra(package, "report", "The PDF report")
     import typst
 
-    shelf = Shelf()
+    run, shelf = shown(run), Shelf()
     content = codec.plain(document(run, shelf))
     with TemporaryDirectory(prefix="xvision-report-") as folder:
         root = Path(folder)

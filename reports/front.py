@@ -20,6 +20,7 @@ from reports.blocks import (
     Verdict,
 )
 from reports.limits import unsaid
+from reports.suppression import WITHHELD, rule_of
 from reports.words import flat, minute, moment, plan_sha256, short_first, shortened, split_name
 from xvision import text
 from xvision.result import Finding, Judgement, Metric, RunInfo, statement
@@ -218,13 +219,15 @@ def _composition(info: RunInfo) -> list[Block]:
         ]
     by_class = info.classes if len(info.classes) <= _CLASS_COLUMNS else ()
     role = {**dict.fromkeys(info.groups, "patient"), **dict.fromkeys(info.acquisition, "acquisition")}
+    hidden = rule_of(info).levels
     rows = tuple(
         (
             f"{group.column} ({role.get(group.column, 'other')})",
             group.level,
-            text.number(group.cases, "count"),
-            text.number(group.patients, "count"),
-            *(text.number(group.by_class.get(name, 0), "count") for name in by_class),
+            *(
+                WITHHELD if (group.column, group.level) in hidden else text.number(count, "count")
+                for count in (group.cases, group.patients, *(group.by_class.get(name, 0) for name in by_class))
+            ),
         )
         for group in info.composition
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reports.blocks import Block, Bullets, Heading
+from reports.suppression import rule_of
 from reports.words import split_name
 from xvision import text
 from xvision.store import Run
@@ -14,8 +15,13 @@ def unsaid(run: Run) -> tuple[str, ...]:
     """Limits of every audit, and what is missing from this one."""
     silent = [record.title for record in run.records if record.status != "ok"]
     explained = any(record.pillar == "Explanation" and record.status == "ok" for record in run.records)
-    missing = _missing(run)
+    missing, below = _missing(run), rule_of(run.info).below
     said = (
+        (
+            f"Groups of fewer than {below} people are withheld, and larger ones from which their number could be worked out. "
+            "The run folder holds all numbers.",
+            below > 0,
+        ),
         (
             f"It speaks of one model on {split_name(run.info)} of one data set. It does not say how the model behaves on other hospitals, "
             "scanners, populations or times.",

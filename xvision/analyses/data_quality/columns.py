@@ -121,6 +121,7 @@ def _composition(splits: tuple[Audit, ...], names: tuple[str, ...]) -> Iterator[
         f"{min(len(rows), _MOST_ROWS)} of {text.plural(len(rows), 'row')}: images, patients, share of the split, and images per label.",
         ("Split", "Column", "Level", "Images", "Patients", "Share", *classes),
         tuple(rows[:_MOST_ROWS]),
+        counts=("Images", "Patients", *(name for name in classes if name not in ("Images", "Patients"))),
     )
 
 
