@@ -25,7 +25,7 @@ def joint_level(drawn: np.ndarray, *, level: float = 0.95) -> float:
 
     drawn: resamples (G, R) of the figures, all from the same draws; NaN where undefined. Figures without spread, such
     as rates of groups with all hits, count as independent and normal: there are no resamples to learn more from. Never
-    below ``level``.
+    below ``level`` nor above Bonferroni's, which the heavy tails of small groups' resamples would pass.
     """
     alone = quantile_of(level)
     spread = _over_resamples(np.nanstd, drawn)
@@ -42,7 +42,7 @@ def joint_level(drawn: np.ndarray, *, level: float = 0.95) -> float:
         return float(below * (2 * ndtr(size) - 1) ** flat - level)
 
     size = alone if excess(alone) >= 0 else float(brentq(excess, alone, ordered[-1] + 40.0, xtol=1e-6))
-    return float(2 * ndtr(max(size, alone)) - 1)
+    return min(float(2 * ndtr(max(size, alone)) - 1), 1 - (1 - level) / max(len(drawn), 1))
 
 
 def _over_resamples(statistic: Callable[..., np.ndarray], drawn: np.ndarray) -> np.ndarray:

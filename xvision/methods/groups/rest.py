@@ -48,6 +48,8 @@ def against_rest(
     The estimates are those of :func:`~xvision.methods.intervals.combination`.
     """
     codes, people = patient_codes(patients, len(hits))
+    if not people:
+        return [not_estimable("no cases in one of the groups")] * count
     parts = np.zeros(len(hits), int) if strata is None else np.asarray(strata)
     kinds = int(parts.max(initial=0)) + 1
     pairs, unit = np.unique(codes * count + groups, return_inverse=True)
