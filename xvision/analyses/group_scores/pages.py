@@ -241,7 +241,7 @@ def _curves(each: Figures, of: str) -> Iterator[Lines]:
     gaps = "; ".join(f"{row.group} {text.number(row.calibration.in_the_large.value)}" for row in shown)
     yield Lines(
         title=f"Calibration curves: {title}",
-        alt=f"Observed rate minus mean probability: {gaps}. Bins are the same for all and drawn from {_FEWEST} patients on; Wilson intervals.",
+        alt=f"Observed rate minus mean probability: {gaps}. Bins are the same for all and drawn from {_FEWEST} patients on; Wilson.",
         x=Axis(f"Mean predicted probability of {each.target.name}", low=0, high=1),
         y=Axis("Observed rate", low=0, high=1),
         series=tuple(_reliability(row) for row in shown),
