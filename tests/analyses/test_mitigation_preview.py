@@ -82,6 +82,8 @@ def test_group_thresholds_find_more_women_at_the_cost_of_false_alarms(result: Re
     men = {"sex": "M", "preview": "group thresholds"}
     assert one(result, "helped", **men).value == one(result, "harmed", **men).value == 0
     assert one(result, "helped", **where).unit == "count"
+    rows = [row[1] for row in table(result, "help and harm").rows if row[0] == "group thresholds"]
+    assert rows == ["F"]  # no man is decided otherwise
     scores, labels, sex = worse_for_women()
     ill = (labels == 1) & (sex == "F") & (halves(CASES) == "test")
     deployed = one(result, "sensitivity", sex="F", preview="as deployed")

@@ -76,7 +76,7 @@ def _summary(figures: list[Column]) -> str:
         helped, harmed = (round(each.people(name)) for name in ("helped", "harmed"))
         reached = text.number(each.fitted.target if each.fitted else None)
         parts.append(
-            f"Thresholds by {each.name} that reach a sensitivity of {reached} in the tuning cases of each group would help"
+            f"Thresholds by {each.title.lower()} that reach a sensitivity of {reached} in the tuning cases of each group would help"
             f" {text.plural(helped, 'patient')} and harm {text.number(harmed, 'count')}."
         )
     everything = [judged for each in able for judged in each.judged]

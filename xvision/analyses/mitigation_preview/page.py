@@ -39,7 +39,8 @@ def charts(column: Column) -> Iterator[Chart]:
     left = len(column.judged) - len(shown)
     note = f" {text.plural(left, 'further preview')} in the metrics." if left else ""
     yield _rates(column, shown, note)
-    yield _people(column, shown, note)
+    if moved := [row for row in _rows(shown) if any(kind.any() for kind in row[1].moves)]:
+        yield _people(column, moved, note)
 
 
 def _sizes(column: Column) -> Table:
@@ -125,7 +126,7 @@ def _spoken(rates: Rates, kept: bool) -> tuple[str, str]:
     return f"{text.number(rates.before.value)} → {text.number(rates.after.value)}", text.value(*rates.change[:3])
 
 
-def _people(column: Column, shown: list[Judged], note: str) -> Table:
+def _people(column: Column, moved: list[tuple[GroupRule, GroupEffect]], note: str) -> Table:
     rows = [
         (
             rule.name,
@@ -133,11 +134,11 @@ def _people(column: Column, shown: list[Judged], note: str) -> Table:
             *(_number(kind) for kind in column.oriented(effect.moves)),
             *(text.value(*share[:3], reason=share.reason) for share in (effect.helped, effect.harmed)),
         )
-        for rule, effect in _rows(shown)
+        for rule, effect in moved
     ]
     return Table(
         title=f"{column.title}: whom it would help and harm",
-        alt=f"Expected numbers of images, and shares of patients helped and harmed.{note}",
+        alt=f"Expected numbers of images, and shares of patients helped and harmed, where any decision changes.{note}",
         columns=("Preview", "Group", *_KINDS, "Patients helped", "Patients harmed"),
         rows=tuple(rows),
         counts=_KINDS,
