@@ -150,6 +150,16 @@ def test_the_deployed_decision_is_the_one_that_was_counted(seed: int, spread: fl
         assert reached >= 0.8 if rule.target == "sensitivity" else reached <= 0.6
 
 
+@pytest.mark.parametrize("value", np.linspace(0.1, 0.9, 9))
+def test_surer_than_a_probability_can_say_is_all_the_same(value: float) -> None:
+    """From log-odds of 25 on the rounding of a probability is coarser than the deployed decision."""
+    margin = np.linspace(25.1, 34.9, 40)
+    tuning = cases(expit(margin), np.arange(40) % 2 == 0)
+    threshold = float(chosen_thresholds(Rule("sensitivity", value), tuning)[0])
+    assert decide(np.c_[np.zeros(40), margin], Decision(1, threshold)).all()
+    assert called(tuning.scores, threshold).all()
+
+
 def test_scores_that_are_no_probabilities_are_refused() -> None:
     with pytest.raises(DataError, match=r"score 1\.5: give probabilities"):
         chosen_thresholds(Rule("fpr", 0.1), cases(np.array([0.1, 1.5]), np.array([True, False])))
