@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from xvision.methods.intervals import Estimate, mover, not_estimable, patient_codes, wilson
 
@@ -47,23 +47,60 @@ def against_rest(
     hits: (N,) booleans. groups, patients: (N,); groups numbered from 0. strata: (N,) numbered from 0, of equal weight.
     The estimates are those of :func:`~xvision.methods.intervals.combination`.
     """
+    found = _compared(hits, groups, patients, count, level, strata)
+    if found is None:
+        return [not_estimable("no cases in one of the groups")] * count
+    kinds = len(found.sides) // 2
+    weights = [1 / kinds] * kinds + [-1 / kinds] * kinds
+    name = ("Newcombe" if kinds == 1 else "MOVER") + (", patient-clustered" if len(hits) > found.people else "")
+    return [
+        _joined(
+            [(part.rates[group], part.worth[group]) for part in found.sides], weights, gram, level, found.people, name
+        )
+        for group, gram in enumerate(found.gram)
+    ]
+
+
+def rest_p_values(hits: np.ndarray, groups: np.ndarray, patients: np.ndarray, *, count: int) -> np.ndarray:
+    """Two-sided p-values (G,) of no difference between each group and the rest; NaN where one side has no case.
+
+    The pooled z test on the independent cases that each side is worth (Rao and Scott 1992); with one case per patient it
+    is :func:`~xvision.methods.groups.verdicts.two_proportions`.
+    """
+    found = _compared(hits, groups, patients, count, 0.95, None)
+    if found is None:
+        return np.full(count, np.nan)
+    first, rest = found.sides
+    total = first.worth + rest.worth
+    pooled = (first.rates * first.worth + rest.rates * rest.worth) / np.maximum(total, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty side has no p-value
+        error = np.sqrt(pooled * (1 - pooled) * (1 / first.worth + 1 / rest.worth))
+        z = np.where(error > 0, (first.rates - rest.rates) / error, 0.0)
+    return np.where((first.worth > 0) & (rest.worth > 0), 2 * ndtr(-np.abs(z)), np.nan)
+
+
+class _Compared(NamedTuple):
+    """Each side and stratum of every group, the inner products (G, 2S, 2S) of their pulls, and the patients in all."""
+
+    sides: list[_Worth]
+    gram: np.ndarray
+    people: int
+
+
+def _compared(
+    hits: np.ndarray, groups: np.ndarray, patients: np.ndarray, count: int, level: float, strata: np.ndarray | None
+) -> _Compared | None:
     codes, people = patient_codes(patients, len(hits))
     if not people:
-        return [not_estimable("no cases in one of the groups")] * count
+        return None
     parts = np.zeros(len(hits), int) if strata is None else np.asarray(strata)
     kinds = int(parts.max(initial=0)) + 1
     pairs, unit = np.unique(codes * count + groups, return_inverse=True)
     home, who = pairs % count, pairs // count
     sizes, found = (_tallied(unit, parts, len(pairs), kinds, weights) for weights in (None, hits))
     first, rest, gram = _sides(sizes, found, home, who, count, people)
-    share = 1 / kinds
-    name = ("Newcombe" if kinds == 1 else "MOVER") + (", patient-clustered" if len(hits) > people else "")
     sides = [_effective(side, gram[:, place, place], level) for side, place in _placed(first, rest, kinds)]
-    weights = [share] * kinds + [-share] * kinds
-    return [
-        _joined([(part.rates[group], part.worth[group]) for part in sides], weights, gram[group], level, people, name)
-        for group in range(count)
-    ]
+    return _Compared(sides, gram, people)
 
 
 class _Worth(NamedTuple):
