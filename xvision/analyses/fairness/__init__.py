@@ -21,6 +21,8 @@ from xvision.result import Metric, NotApplicable, Result
 from xvision.targets import MOST_CLASSES, Target, targets
 
 _MOST_SAID = 3
+_MOST_CHARTED = 3
+"""Classes with charts, where there are more than two; the numbers are of all."""
 
 
 @analysis("Fairness", pillar="Fairness", need="scores", passes="none beyond the clean predictions")
@@ -45,14 +47,19 @@ def fairness(
     columns = tuple(dict.fromkeys((*audit.groups, *audit.acquisition)))
     if not columns:
         raise NotApplicable("no group or acquisition columns were declared; name them in the plan or with --groups")
-    found = [
-        measured(audit, target, column, minimum=minimum, permutations=permutations, resamples=resamples)
+    by_target = [
+        [
+            measured(audit, target, column, minimum=minimum, permutations=permutations, resamples=resamples)
+            for column in columns
+        ]
         for target in targets(audit)
-        for column in columns
     ]
+    found = [part for parts in by_target for part in parts]
     metrics = (*(item for part in found for item in part.metrics), *_corrected(found), *diagnosed(audit, columns))
     shown: list[Chart] = [
-        chart for part in found for chart in charts(part, _overall(audit, part.target), power, minimum)
+        chart
+        for parts in by_target[:_MOST_CHARTED]
+        for chart in charts(parts, _overall(audit, parts[0].target), power, minimum)
     ]
     return Result(_summary(audit, found), metrics, tuple(shown), caveats=tuple(_caveats(audit, found, minimum)))
 

@@ -1,8 +1,9 @@
-"""What the page shows of a column: who is in it, the rates, and each comparison in words."""
+"""What the page shows of all columns: who is in them, the rates, and each comparison in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from xvision import text
 from xvision.analyses.fairness.column import COMPARED, TESTED, Column
@@ -14,54 +15,73 @@ from xvision.methods.groups.table import GroupRow
 from xvision.methods.groups.verdicts import Verdict, worst_group
 from xvision.methods.intervals import Estimate
 
-_MOST_ROWS = 20
+_MOST_ROWS = 30
+_FEWEST_OF_A_COLUMN = 5
 _AMONG = {"sensitivity": "positives", "specificity": "negatives"}
 
 
-def charts(found: Column, overall: dict[str, Estimate], power: float, minimum: int) -> Iterator[Chart]:
-    """Sizes first, then a forest of each tested rate, then what may be said."""
-    shown = sorted(found.rows, key=lambda row: -row.cases)[:_MOST_ROWS]
-    kept = [row for row in found.rows if row in shown]
-    yield _sizes(found, kept, overall, power)
+class _Shown(NamedTuple):
+    """A group that has a row."""
+
+    column: Column
+    row: GroupRow
+
+    @property
+    def label(self) -> str:
+        return text.condition({self.column.name: self.row.group})
+
+
+def charts(columns: Sequence[Column], overall: dict[str, Estimate], power: float, minimum: int) -> Iterator[Chart]:
+    """Of one class: sizes first, then a forest of each tested rate, then what may be said."""
+    most = max(_FEWEST_OF_A_COLUMN, _MOST_ROWS // len(columns))
+    shown = [_Shown(column, row) for column in columns for row in _largest(column, most)]
+    left = sum(len(column.rows) for column in columns) - len(shown)
+    some = f" The {most} largest of each column are shown, {text.number(left, 'count')} are not." if left else ""
+    yield _sizes(columns, shown, overall, power, some)
     for name in TESTED:
-        if any(row.estimates[name].value is not None for row in kept):
-            yield _forest(found, kept, name, overall[name], minimum)
-    if any(found.judged[name] for name in COMPARED):
-        yield _verdicts(found)
-    if found.bounds:
-        yield _bounds(found)
+        if any(each.row.estimates[name].value is not None for each in shown):
+            yield _forest(columns, shown, name, overall[name], minimum, some)
+    if any(column.judged[name] for column in columns for name in COMPARED):
+        yield _verdicts(columns)
+    if any(column.bounds for column in columns):
+        yield _bounds(columns)
 
 
-def _title(found: Column) -> str:
-    return f"{text.label(found.name)}{found.target}"
+def _largest(column: Column, most: int) -> list[GroupRow]:
+    kept = sorted(column.rows, key=lambda row: -row.cases)[:most]
+    return [row for row in column.rows if row in kept]
 
 
-def _sizes(found: Column, kept: list[GroupRow], overall: dict[str, Estimate], power: float) -> Table:
-    smallest = {name: _detectable(found, name, overall[name], power) for name in TESTED}
-    more = f", of which the {_MOST_ROWS} largest are shown" if len(kept) < len(found.rows) else ""
+def _sizes(
+    columns: Sequence[Column], shown: Sequence[_Shown], overall: dict[str, Estimate], power: float, some: str
+) -> Table:
+    least = {
+        (column.name, name): _detectable(column, name, overall[name], power) for column in columns for name in TESTED
+    }
     return Table(
-        title=f"{_title(found)}: who is in the data",
-        alt=f"{text.plural(len(found.rows), 'level')}{more}. The last columns say how much lower a group's rate would have to be for"
-        f" this comparison to show it with a chance of {100 * power:.0f} %, were every image a patient.",
+        title=f"Who is in the data{columns[0].target}",
+        alt=f"{text.plural(sum(len(column.rows) for column in columns), 'group')} in {text.plural(len(columns), 'column')}.{some} The last"
+        f" columns say how far below the others a rate would have to lie to be shown with a chance of {100 * power:.0f} %, were every"
+        " image a patient.",
         columns=(
-            "Group", "Images", "Patients", "Positive", "Negative", "Sensitivity: smallest gap found",
-            "Specificity: smallest gap found",
+            "Column", "Group", "Images", "Patients", "Positive", "Negative", "Smallest gap found: sensitivity", "specificity",
         ),
         rows=tuple(
             (
-                row.group, row.cases, row.patients, row.positives, row.negatives,
-                *(smallest[name].get(row.group, "") for name in TESTED),
+                text.label(each.column.name), each.row.group, each.row.cases, each.row.patients, each.row.positives,
+                each.row.negatives, *(least[each.column.name, name].get(each.row.group, "") for name in TESTED),
             )
-            for row in kept
+            for each in shown
         ),
         counts=("Images", "Patients", "Positive", "Negative"),
+        part="Column",
     )  # fmt: skip
 
 
-def _detectable(found: Column, name: Rate, overall: Estimate, power: float) -> dict[str, str]:
+def _detectable(column: Column, name: Rate, overall: Estimate, power: float) -> dict[str, str]:
     """By group, in words."""
     said = {}
-    for gap, _ in found.judged[name][:_MOST_ROWS]:
+    for gap, _ in column.judged[name][:_MOST_ROWS]:
         if not gap.ranked or overall.value is None or not min(gap.cases, gap.reference_cases):
             continue
         least = detectable_difference(
@@ -73,65 +93,61 @@ def _detectable(found: Column, name: Rate, overall: Estimate, power: float) -> d
     return said
 
 
-def _forest(found: Column, kept: list[GroupRow], name: Rate, overall: Estimate, minimum: int) -> Forest:
-    ranking = worst_group({row.group: row.estimates[name] for row in found.rows}, minimum=minimum)
-    test = found.tests[name]
-    said = (
-        f"Lowest of the groups with {minimum} patients or more: {text.condition({found.name: ranking.worst})}, "
-        f"{_spoken(found, ranking.worst, name)}."
-        if ranking.worst is not None
-        else f"No ranking: {ranking.reason}."
-    )
-    if test.p_value is not None:
-        said += (
-            f" Largest gap {text.number(test.gap)}, by chance alone {text.number(test.expected)} on average;"
-            f" p = {text.number(test.p_value)}."
-        )
+def _forest(
+    columns: Sequence[Column], shown: Sequence[_Shown], name: Rate, overall: Estimate, minimum: int, some: str
+) -> Forest:
     return Forest(
-        title=f"{_title(found)}: {text.label(name).lower()} of each group",
-        alt=said,
+        title=f"{text.label(name)} of each group{columns[0].target}",
+        alt=f"{' '.join(_ranked(column, name, minimum) for column in columns)}{some}",
         value=Axis(text.label(name), low=0, high=1),
-        marks=tuple(_mark(row, name, found.name) for row in kept),
+        marks=tuple(_mark(each, name) for each in shown),
         references=(Reference("all", overall.value, "x"),) if overall.value is not None else (),
     )
 
 
-def _spoken(found: Column, group: str, name: Rate) -> str:
-    estimate = next(row.estimates[name] for row in found.rows if row.group == group)
-    return text.value(estimate.value, estimate.low, estimate.high)
+def _ranked(column: Column, name: Rate, minimum: int) -> str:
+    """The lowest group of a column, and how large a gap chance alone would make."""
+    ranking = worst_group({row.group: row.estimates[name] for row in column.rows}, minimum=minimum)
+    if ranking.worst is None:
+        return f"{text.label(column.name)} is not ranked: {ranking.reason}."
+    estimate = next(row.estimates[name] for row in column.rows if row.group == ranking.worst)
+    test, lowest = column.tests[name], text.condition({column.name: ranking.worst})
+    said = f"Lowest by {text.label(column.name).lower()}: {lowest}, {text.value(*estimate[:3])}"
+    if test.p_value is None:
+        return f"{said}."
+    return f"{said}; largest gap {text.number(test.gap)}, {text.number(test.expected)} by chance alone, p = {text.number(test.p_value)}."
 
 
-def _mark(row: GroupRow, name: str, column: str) -> Mark:
-    estimate, among = row.estimates[name], getattr(row, _AMONG[name])
+def _mark(each: _Shown, name: Rate) -> Mark:
+    estimate, among = each.row.estimates[name], getattr(each.row, _AMONG[name])
     if estimate.value is None:
-        return Mark(row.group, None, note=f"not estimable ({estimate.reason})", n=row.patients, part=column)
+        reason = f"not estimable ({estimate.reason})"
+        return Mark(each.label, None, note=reason, n=each.row.patients, part=each.column.name)
     note = f"{text.number(among, 'count')} {_AMONG[name][:-1]}"
-    return Mark(row.group, estimate.value, estimate.low, estimate.high, note, min(among, row.patients), column)
+    people = min(among, each.row.patients)
+    return Mark(each.label, estimate.value, estimate.low, estimate.high, note, people, each.column.name)
 
 
-def _verdicts(found: Column) -> Table:
-    rows = [(name, gap, verdict) for name in COMPARED for gap, verdict in found.judged[name]]
-    worst = sorted(rows, key=lambda row: -abs(row[1].difference.value or 0.0))[:_MOST_ROWS]
-    words = [verdict.word for _, _, verdict in rows]
+def _verdicts(columns: Sequence[Column]) -> Table:
+    rows = [(column, name, gap, word) for column in columns for name in COMPARED for gap, word in column.judged[name]]
+    worst = sorted(rows, key=lambda row: (row[3].word != "gap shown", -abs(row[2].difference.value or 0.0)))[
+        :_MOST_ROWS
+    ]
+    words = [word.word for *_, word in rows]
     counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    more = f" The {_MOST_ROWS} largest differences are shown." if len(worst) < len(rows) else ""
+    more = f" {_MOST_ROWS} are shown: gaps first, then by size." if len(worst) < len(rows) else ""
     return Table(
-        title=f"{_title(found)}: what may be said of each difference",
-        alt=f"Of {text.plural(len(rows), 'comparison')}: {counted}.{more}",
-        columns=("Group", "Against", "Rate", "Difference", "Verdict", "Note"),
+        title=f"What may be said of each difference{columns[0].target}",
+        alt=f"Of {text.plural(len(rows), 'comparison')}: {counted}. The intervals of a column and rate hold together.{more}",
+        columns=("Column", "Group", "Against", "Rate", "Difference", "Verdict", "Note"),
         rows=tuple(
             (
-                gap.group,
-                gap.reference,
-                text.label(name),
-                _difference(gap),
-                verdict.word,
-                _note(found, name, gap, verdict),
+                text.label(column.name), gap.group, gap.reference, text.label(name), _difference(gap), word.word,
+                _note(column, name, gap, word),
             )
-            for name, gap, verdict in rows
-            if (name, gap, verdict) in worst
+            for column, name, gap, word in (worst if more else rows)
         ),
-    )
+    )  # fmt: skip
 
 
 def _difference(gap: Gap) -> str:
@@ -139,10 +155,10 @@ def _difference(gap: Gap) -> str:
     return text.value(found.value, found.low, found.high) if found.value is not None else "–"
 
 
-def _note(found: Column, name: Rate, gap: Gap, verdict: Verdict) -> str:
+def _note(column: Column, name: Rate, gap: Gap, verdict: Verdict) -> str:
     if gap.difference.value is None:
         return gap.difference.reason or ""
-    explained = found.explained.get((name, gap.group))
+    explained = column.explained.get((name, gap.group))
     if explained is not None:
         return f"at equal prevalence {text.value(explained.left, explained.low, explained.high)}: {explained.word}"
     if verdict.word == "not enough data" and gap.difference.low is not None and gap.difference.high is not None:
@@ -151,18 +167,19 @@ def _note(found: Column, name: Rate, gap: Gap, verdict: Verdict) -> str:
     return ""
 
 
-def _bounds(found: Column) -> Table:
+def _bounds(columns: Sequence[Column]) -> Table:
+    rows = [(column, key, bound) for column in columns for key, bound in column.bounds.items()]
     return Table(
-        title=f"{_title(found)}: what the missing values could hide",
+        title=f"What the missing values could hide{columns[0].target}",
         alt=f"For each group, the difference without the {UNKNOWN} cases, and the least and greatest over every way to assign them.",
-        columns=("Group", "Rate", "Known cases only", "Least", "Greatest", "Unknown cases"),
+        columns=("Column", "Group", "Rate", "Known cases only", "Least", "Greatest", "Unknown cases"),
         rows=tuple(
             (
-                group, text.label(name),
-                *(text.value(each.value, each.low, each.high) for each in (bound.observed, bound.lowest, bound.highest)),
+                text.label(column.name), group, text.label(name),
+                *(text.value(*each[:3]) for each in (bound.observed, bound.lowest, bound.highest)),
                 bound.unknown,
             )
-            for (name, group), bound in list(found.bounds.items())[:_MOST_ROWS]
+            for column, (name, group), bound in rows[:_MOST_ROWS]
         ),
         counts=("Unknown cases",),
     )  # fmt: skip
