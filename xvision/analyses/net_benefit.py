@@ -226,7 +226,7 @@ def _charts(audit: Audit, case: _Case, groups: Sequence[_Judged], thresholds: tu
     yield _overall(case, groups[0])
     if case.worth is not None:
         yield _deployed(case, groups)
-    for column in (*audit.groups, *audit.acquisition):
+    for column in audit.groups or audit.acquisition:
         yield from _by_group(case, column, groups)
 
 

@@ -122,12 +122,18 @@ def _sentence(audit: Audit, found: Figures) -> str:
         for cross in found.crossed
         if cross.ranked and _excludes(cross.difference)
     ]
-    parts += [
-        f"the probabilities of {row.group} do not come true (ECE {text.number(row.calibration.ece.value)}, adjusted p"
-        f" {text.number(row.calibration.adjusted_p)})"
-        for row in found.rows
-        if row.calibration.adjusted_p is not None and row.calibration.adjusted_p <= ERROR_RATE
+    untrue = [
+        row for row in found.rows if row.calibration.adjusted_p is not None and row.calibration.adjusted_p <= ERROR_RATE
     ]
+    judged = [row for row in found.rows if row.calibration.adjusted_p is not None]
+    if len(untrue) == len(judged) > 1:
+        parts.append("probabilities come true in no group")
+    else:
+        parts += [
+            f"the probabilities of {row.group} do not come true (ECE {text.number(row.calibration.ece.value)}, adjusted p"
+            f" {text.number(row.calibration.adjusted_p)})"
+            for row in untrue
+        ]
     if not parts:
         return ""
     of = f", {found.target.where['class']} against the rest" if found.target.where else ""

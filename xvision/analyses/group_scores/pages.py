@@ -47,7 +47,15 @@ def charts(audit: Audit, target: Target, found: Sequence[Figures]) -> Iterator[C
     yield _calibration(shown, of)
     yield _compared(audit, found, of)
     for each in found:
-        yield from _curves(each, of)
+        if each.column in audit.groups or not audit.groups or _apart(audit, each):
+            yield from _curves(each, of)
+
+
+def _apart(audit: Audit, found: Figures) -> bool:
+    """Whether a column of how images were taken has a difference worth curves."""
+    return any(verdict(gap, "auroc", margin=audit.fairness.margin).word == "gap shown" for gap in found.aurocs) or any(
+        not (cross.difference.low or 0.0) <= 0 <= (cross.difference.high or 0.0) for cross in found.crossed
+    )
 
 
 def counted_columns(audit: Audit, columns: tuple[str, ...]) -> Iterator[str]:
