@@ -17,7 +17,7 @@ from xvision.methods.groups.case_mix import Compared, Step, case_mix
 from xvision.methods.groups.gaps import group_gaps
 from xvision.methods.groups.mixes import RATES, patient_draws
 from xvision.methods.groups.weighted import weighted_sums
-from xvision.methods.intervals import Sample, combination
+from xvision.methods.intervals import Sample, combination, wilson
 
 Columns = dict[str, np.ndarray]
 NOTHING = Step(None)
@@ -324,6 +324,38 @@ def test_strata_of_one_side_are_left_out_and_counted() -> None:
     assert estimate.gap.value is None
     assert estimate.gap.reason == "both sides have only 70 % of the mix of positive cases; 71 % are needed"
     assert refused.steps[0].figures["sensitivity"].gap.value is not None
+
+
+def test_what_is_left_out_of_one_label_leaves_prevalence_as_it_is() -> None:
+    data = positives({"A": [0.5, 0.5, 0.0], "B": [0.2, 0.2, 0.6]}, [0.6, 0.9, 0.1])
+    negatives = {
+        **data,
+        "labels": np.zeros(2000, int),
+        "strata": np.full(2000, "0"),
+        "patients": 2000 + data["patients"],
+    }
+    both = {name: np.concatenate([column, negatives[name]]) for name, column in data.items()}
+    (found,) = run(both, Step(both["strata"]))
+    figures = found.steps[1].figures
+    share = np.mean(data["decisions"][data["groups"] == "A"])
+    assert figures["sensitivity"].group.value == pytest.approx(0.75)
+    assert figures["selection_rate"].group.value == pytest.approx((0.75 + share) / 2)
+    assert figures["accuracy"].group.value == pytest.approx((0.75 + 1 - share) / 2)
+
+
+def test_a_figure_that_rests_on_few_uncertain_cases_is_as_wide_as_they_are() -> None:
+    """Half of the mix is 40 cases of which half are hit, the other half always is: p (1 - p) / variance = 120 cases."""
+    data = positives({"A": [0.1, 0.9], "B": [0.9, 0.1]}, [0.5, 1.0], count=400)
+    (found,) = run(data, Step(data["strata"]), resamples=1000)
+    assert found.steps[1].figures["selection_rate"].gap.value is None
+    labels = data["labels"].copy()
+    labels[::2] = 0
+    (found,) = run({**data, "labels": labels}, Step(data["strata"]), resamples=1000)
+    figure = found.steps[1].figures["selection_rate"]
+    assert figure.group.value == pytest.approx(0.75, abs=0.01)
+    assert figure.effective[0] == pytest.approx(144, rel=0.02)
+    low, high = wilson(0.75 * 120, 120)
+    assert (figure.group.high or 0) - (figure.group.low or 0) == pytest.approx(high - low, rel=0.06)
 
 
 def test_a_side_that_is_worth_too_few_patients_gives_no_estimate() -> None:
