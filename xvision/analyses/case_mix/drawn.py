@@ -85,7 +85,7 @@ def forests(gaps: Gaps, audit: Audit) -> Iterator[Forest]:
 def step_words(named: Named) -> str:
     """What is made equal, for a row."""
     if named.kind == "mediator":
-        return f"{'also ' if ' + ' in named.adjusted else ''}same {named.column}: {HIDES}"
+        return f"{'also ' if ' + ' in named.adjusted else ''}same {named.column} (mediator)"
     words = {"none": "as found", "prevalence": "same prevalence"}
     return words[named.adjusted] if not named.column else "same " + named.adjusted.replace(" + ", " and ")
 
@@ -99,7 +99,7 @@ def _mark(gaps: Gaps, pair: Compared, place: int, rate: Rate) -> Mark:
     if named.column:
         covered = pair.steps[place].covered[rate == "sensitivity"].value or 0.0
         worth = " and ".join(f"{np.floor(each + 1e-9):.0f}" for each in figure.effective)
-        note = f"{100 * covered:.0f} % of the mix, worth {worth}"
+        note = HIDES if named.kind == "mediator" else f"{100 * covered:.0f} % of the mix, worth {worth}"
     return Mark(label, figure.gap.value, figure.gap.low, figure.gap.high, note)
 
 
