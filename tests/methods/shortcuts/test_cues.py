@@ -161,6 +161,15 @@ def test_only_the_box_is_exchanged_and_the_placebo_lies_elsewhere() -> None:
     assert (whole.placebo != own).any()
 
 
+def test_the_placebo_changes_as_much_as_the_mark_where_it_can() -> None:
+    """The change is 100 times larger on the left, where the box is."""
+    own, given = torch.zeros(20, 1, 16, 32), torch.full((20, 1, 16, 32), 0.1)
+    given[..., :16] = 1.0
+    made = edited(own, given, tuple(map(str, range(20))), checked_box([0, 0, 0.125, 0.25]), seed=3)
+    assert np.median(made.energy) == pytest.approx(1.0)
+    assert (np.abs(np.log(made.energy)) < 1).mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "edges", [[0.1, 0.2, 0.3], [0.4, 0, 0.3, 1], [0, 0.5, 1, 0.5], [0, 0, 1.2, 1], [-0.1, 0, 1, 1]]
 )

@@ -104,7 +104,7 @@ def concept_directions(space: Whitened, embeddings: np.ndarray, levels: np.ndarr
     that a level that goes with the disease does not take the disease along. At most one direction fewer than levels.
     """
     _, codes = np.unique(levels, return_inverse=True)
-    concept = _within(np.eye(int(codes.max()) + 1)[codes], labels)
+    concept = np.eye(int(codes.max()) + 1)[codes]
     covariance = _within(np.asarray(embeddings, float), labels).T @ concept / len(concept)
     left, sizes, _ = np.linalg.svd(space.there @ covariance, full_matrices=False)
     return np.asarray(left[:, sizes > 1e-8 * max(float(sizes.max(initial=0.0)), 1e-12)][:, : concept.shape[1] - 1])
