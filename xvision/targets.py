@@ -12,14 +12,18 @@ from xvision.audit import Audit
 from xvision.result import Where
 
 MOST_CLASSES = 10
-"""Classes that are taken in turn at most; the first ones of the model."""
+"""Classes that are taken in turn at most: the most frequent ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One class against the rest. name: "" for the positive class of two. labels, decisions: (N,) bool. scores: (N,) probabilities."""
+    """One class against the rest. positive: the class. name: the same, but "" for the positive class of two.
+
+    labels, decisions: (N,) bool. scores: (N,) probabilities.
+    """
 
     code: int
+    positive: str
     name: str
     labels: np.ndarray
     decisions: np.ndarray
@@ -36,11 +40,13 @@ class Target:
 
 
 def targets(audit: Audit) -> Iterator[Target]:
-    """The positive class of two, else each of the first ``MOST_CLASSES`` classes in turn."""
+    """The positive class of two, else each of the ``MOST_CLASSES`` most frequent classes in turn, the most frequent first."""
     binary, found = audit.decision.positive is not None, audit.predictions
-    for code in [audit.positive] if binary else range(min(len(audit.classes), MOST_CLASSES)):
+    frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:MOST_CLASSES]
+    for code in [audit.positive] if binary else frequent.tolist():
         yield Target(
             code,
+            audit.classes[code],
             "" if binary else audit.classes[code],
             audit.labels == code,
             found.decisions == code,

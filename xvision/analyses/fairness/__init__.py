@@ -143,4 +143,4 @@ def _caveats(audit: Audit, found: list[Column], minimum: int) -> Iterator[str]:
     if audit.decision.no_disease is None:
         yield f"Under- and overdiagnosis are not given: {ASKED}."
     if len(audit.classes) > MOST_CLASSES:
-        yield f"Of {len(audit.classes)} classes the first {MOST_CLASSES} are looked at."
+        yield f"Of {len(audit.classes)} classes the {MOST_CLASSES} most frequent are looked at."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xvision import text
-from xvision.analyses.group_scores.figures import ERROR_RATE, MOST_CLASSES, Figures, gathered, targets
+from xvision.analyses.group_scores.figures import ERROR_RATE, Figures, gathered
 from xvision.analyses.group_scores.pages import charts, counted_columns
 from xvision.audit import Audit, apart, metric
 from xvision.charts import Chart
@@ -14,6 +14,7 @@ from xvision.methods.groups.verdicts import verdict
 from xvision.methods.intervals import Estimate, not_estimable
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where
+from xvision.targets import MOST_CLASSES, targets
 
 _MOST_CHARTED = 3
 """Classes with charts, where there are more than two."""
@@ -136,8 +137,7 @@ def _sentence(audit: Audit, found: Figures) -> str:
         ]
     if not parts:
         return ""
-    of = f", {found.target.where['class']} against the rest" if found.target.where else ""
-    return f"{text.label(found.column)}{of}: {'; '.join(parts[:3])}{f'; and {len(parts) - 3} more' if len(parts) > 3 else ''}."
+    return f"{text.label(found.column)}{found.target}: {'; '.join(parts[:3])}{f'; and {len(parts) - 3} more' if len(parts) > 3 else ''}."
 
 
 def _said(sentences: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,19 +12,9 @@ from xvision.methods.groups.cross_auc import Cross, cross_gaps
 from xvision.methods.groups.gaps import Gap, group_gaps
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.methods.scores import auprc, auroc
-from xvision.result import Where
+from xvision.targets import Target
 
 ERROR_RATE = 0.05
-MOST_CLASSES = 10
-
-
-class Target(NamedTuple):
-    """One class against the rest: the positive class, or each class in turn. labels, scores: (N,)."""
-
-    where: Where
-    name: str
-    labels: np.ndarray
-    scores: np.ndarray
 
 
 class Row(NamedTuple):
@@ -50,23 +39,13 @@ class Figures(NamedTuple):
     crossed: tuple[Cross, ...]
 
 
-def targets(audit: Audit) -> Iterator[Target]:
-    """The positive class of two; of more, each of the most frequent classes against the rest, the most frequent first."""
-    binary = audit.decision.positive is not None
-    frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:MOST_CLASSES]
-    for code in [audit.positive] if binary else frequent.tolist():
-        name = audit.classes[code]
-        where: Where = {} if binary else {"class": name}
-        yield Target(where, name, audit.labels == code, audit.predictions.probabilities[:, code])
-
-
 def gathered(audit: Audit, target: Target, column: str, bins: int, minimum: int, resamples: int, draws: int) -> Figures:
     """Every figure of a column's groups."""
     levels, patients = audit.column(column), audit.patients
     cases = (target.scores, target.labels, levels, patients)
     calibrated = calibration_by_group(
         *cases,
-        rng=lambda name: audit.rng(f"calibration {target.name} {column} {name}"),
+        rng=lambda name: audit.rng(f"calibration {target.positive} {column} {name}"),
         bins=bins,
         minimum=minimum,
         resamples=resamples,
@@ -85,6 +64,6 @@ def _row(
     scores, labels, patients = target.scores[member], target.labels[member], audit.patients[member]
     ranking = not_estimable(calibrated.reason or "", calibrated.patients)
     if calibrated.reason is None:
-        rng = audit.rng(f"auprc {target.name} {column} {calibrated.group}")
+        rng = audit.rng(f"auprc {target.positive} {column} {calibrated.group}")
         ranking = auprc(scores, labels, patients, rng=rng, resamples=resamples)
     return Row(calibrated.group, calibrated, auroc(scores, labels, patients), proportion(labels, patients), ranking)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from xvision import text
-from xvision.analyses.group_scores.figures import ERROR_RATE, Figures, Row, Target
+from xvision.analyses.group_scores.figures import ERROR_RATE, Figures, Row
 from xvision.audit import Audit
 from xvision.charts import Axis, Chart, Forest, Lines, Mark, Reference, Series, Table
 from xvision.methods.groups.cases import UNKNOWN
@@ -16,6 +16,7 @@ from xvision.methods.groups.roc import thinned_roc
 from xvision.methods.groups.verdicts import verdict
 from xvision.methods.intervals import Estimate
 from xvision.methods.scores import auroc
+from xvision.targets import Target
 
 _MOST_ROWS = 20
 _MOST_CURVES = 4
@@ -26,7 +27,7 @@ _FEWEST = 5
 def charts(audit: Audit, target: Target, found: Sequence[Figures]) -> Iterator[Chart]:
     """All of one class, for every column; the largest groups where there are many."""
     shown = _largest([(each, row) for each in found for row in each.rows])
-    of = f", {target.name} against the rest" if target.where else ""
+    of = str(target)
     yield _sizes(found, shown, of)
     yield _forest(
         f"AUROC of each group{of}",
@@ -38,7 +39,7 @@ def charts(audit: Audit, target: Target, found: Sequence[Figures]) -> Iterator[C
     yield from _crossed(found, of)
     yield _ranking(shown, of)
     yield _forest(
-        f"Observed rate minus mean probability of {target.name}, by group",
+        f"Observed rate minus mean probability of {target.positive}, by group",
         "Above 0: risk is said too low",
         shown,
         lambda row: row.calibration.in_the_large,
@@ -250,7 +251,7 @@ def _curves(each: Figures, of: str) -> Iterator[Lines]:
     yield Lines(
         title=f"Calibration curves: {title}",
         alt=f"Observed rate minus mean probability: {gaps}. Bins are the same for all and drawn from {_FEWEST} patients on; Wilson.",
-        x=Axis(f"Mean predicted probability of {each.target.name}", low=0, high=1),
+        x=Axis(f"Mean predicted probability of {each.target.positive}", low=0, high=1),
         y=Axis("Observed rate", low=0, high=1),
         series=tuple(_reliability(row) for row in shown),
         diagonal="perfect calibration",
