@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xvision import codec
-from xvision.config import Plan, load_plan
+from xvision.config import DataPlan, FairnessPlan, ModelPlan, Plan, load_plan
 from xvision.errors import ConfigError
 from xvision.judge import load_criteria
 from xvision.registry import parse_setting
@@ -95,3 +95,18 @@ def test_the_example_is_a_plan_with_criteria() -> None:
     example = load_plan(Path(__file__).parents[1] / "examples" / "plan.toml")
     assert example.criteria is not None
     assert load_criteria(Path(example.criteria)).criterion
+
+
+def test_a_column_of_the_case_mix_must_be_declared() -> None:
+    data = DataPlan("data", groups=("sex",), acquisition=("site",))
+    Plan(data, ModelPlan("model"), fairness=FairnessPlan(case_mix={"site": "confounder"}))
+    with pytest.raises(
+        ConfigError, match=r"'sit' is none of the columns in data\.groups and data\.acquisition\. .*site"
+    ):
+        Plan(data, ModelPlan("model"), fairness=FairnessPlan(case_mix={"sit": "mediator"}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("margin", 0.0), ("margin", 1.0), ("suppress_below", -1)])
+def test_what_was_agreed_about_groups_must_make_sense(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"fairness.{key}"):
+        FairnessPlan(**{key: value})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xvision import codec
-from xvision.errors import ConfigError
+from xvision.errors import ConfigError, nearest
 from xvision.recipe import BackbonePlan, SearchPlan, TrainingPlan
 
 _MOST_EDGES = 8
@@ -200,6 +200,13 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}: give a whole number of at least 1.")
+        declared = (*self.data.groups, *self.data.acquisition)
+        for name in self.fairness.case_mix:
+            if name not in declared:
+                raise ConfigError(
+                    f"fairness.case_mix: {name!r} is none of the columns in data.groups and data.acquisition."
+                    f" {nearest(name, declared)}"
+                )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

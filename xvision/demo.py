@@ -52,6 +52,14 @@ modality = "xray"
 [decision]
 positive = "lesion"
 threshold = 0.5
+no_disease = "normal"
+
+[fairness]
+margin = 0.10
+
+[fairness.case_mix]       # site and scanner came about apart from who the patient is
+site = "confounder"
+scanner = "confounder"
 
 [model]
 path = "{checkpoint}"
