@@ -156,13 +156,15 @@ def test_a_published_table_names_the_groups_it_is_worst_for() -> None:
 def test_only_groups_with_a_figure_and_enough_patients_are_ranked() -> None:
     estimates = {
         "a": Estimate(0.9, 0.8, 0.95, 50, ""),
-        "b": Estimate(0.0, 0.0, 0.3, 50, ""),
+        "b": Estimate(0.2, 0.0, 0.3, 50, ""),
         "c": not_estimable("no positive cases"),
         "d": Estimate(0.1, 0.0, 0.6, 3, ""),
         "unknown": Estimate(0.0, 0.0, 0.1, 50, ""),
     }
-    assert worst_group(estimates, minimum=10) == ("b", "a", 0.0, ("c", "d"), None)
-    assert worst_group(estimates, minimum=10, better="lower") == ("a", "b", None, ("c", "d"), None)
+    assert worst_group(estimates, minimum=10) == ("b", "a", pytest.approx(0.2 / 0.9), ("c", "d"), None)
+    assert worst_group(estimates, minimum=10, better="lower") == ("a", "b", pytest.approx(4.5), ("c", "d"), None)
+    none_missed = {"a": estimates["a"], "b": Estimate(0.0, 0.0, 0.1, 50, "")}
+    assert worst_group(none_missed, minimum=10, better="lower").ratio is None
     assert worst_group(estimates, minimum=51).reason == "fewer than 2 groups with 51 patients"
 
 
