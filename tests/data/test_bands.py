@@ -115,3 +115,8 @@ def test_other_edges_are_other_data(tmp_path: Path) -> None:
     prints = [loaded(tmp_path, [30, 50], bands={"age": edges}).fingerprint for edges in ([40], [45], [20, 40], [40])]
     assert len(set(prints)) == 3
     assert prints[0] == prints[3]
+
+
+def test_bands_of_unequal_digits_still_sort(tmp_path: Path) -> None:
+    data = loaded(tmp_path, [2, 5, 17, 18, 64, 65], bands={"age": [5, 18, 65]})
+    assert data.table["age"].tolist() == ["00-04", "05-17", "05-17", "18-64", "18-64", "65+"]
