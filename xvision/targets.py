@@ -51,9 +51,10 @@ def targets(audit: Audit) -> Iterator[Target]:
             audit.labels == code,
             found.decisions == code,
             found.probabilities[:, code],
-            _log_odds(found.logits, code),
+            log_odds(found.logits, code),
         )
 
 
-def _log_odds(logits: np.ndarray, code: int) -> np.ndarray:
+def log_odds(logits: np.ndarray, code: int) -> np.ndarray:
+    """(N,) of one class against all others, for logits (N, K)."""
     return np.asarray(logits[:, code] - logsumexp(np.delete(logits, code, axis=1), axis=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from xvision import text
-from xvision.analyses.shortcuts.part import Key, Part, Target, columns_of, targets
+from xvision.analyses.shortcuts.part import Key, Part, columns_of
 from xvision.audit import Audit, apart, metric
 from xvision.charts import Axis, Forest, Mark, Reference
 from xvision.methods.groups.cases import UNKNOWN
@@ -14,6 +14,7 @@ from xvision.methods.intervals import Estimate
 from xvision.methods.shortcuts.followed import aligned_difference, cells, conditional_shift, goes_with_positive, members
 from xvision.methods.shortcuts.ladder import Rung, shown
 from xvision.result import Metric, spoken
+from xvision.targets import Target, targets
 
 _MOST_MARKS = 20
 _KEYS = ("against", "class", "label", "column", "scores")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from xvision.analyses.shortcuts.part import Part, Target, columns_of, targets
+from xvision.analyses.shortcuts.part import Part, columns_of
 from xvision.audit import Audit, metric
 from xvision.methods.intervals import Estimate
 from xvision.methods.shortcuts.ladder import CROSS_FITTED, Rung, State, shown
 from xvision.methods.shortcuts.metadata import metadata_auroc, stratified_auroc
 from xvision.result import spoken
+from xvision.targets import Target, targets
 
 
 def from_columns(audit: Audit, resamples: int) -> Part:

@@ -11,7 +11,7 @@ import torch
 
 from xvision import images
 from xvision.analyses.shortcuts.edges import Looked
-from xvision.analyses.shortcuts.part import Key, Part, Target, by_id, columns_of, log_odds, targets
+from xvision.analyses.shortcuts.part import Key, Part, by_id, columns_of
 from xvision.audit import Audit, apart, mean_estimate, metric
 from xvision.charts import Axis, Chart, Forest, Images, Mark, Reference
 from xvision.data.dataset import AuditDataset
@@ -24,6 +24,7 @@ from xvision.methods.shortcuts.ladder import Rung, State, shown
 from xvision.methods.shortcuts.places import CELLS, ring
 from xvision.methods.shortcuts.probe import known_levels_of
 from xvision.result import Case, Metric, Where, spoken
+from xvision.targets import Target, log_odds, targets
 
 _RING = 0.25
 """How far from the edge, as a share of the side, the middle of a mark is looked for."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from xvision import text
-from xvision.analyses.shortcuts.part import Key, Part, Target, by_id, log_odds, targets
+from xvision.analyses.shortcuts.part import Key, Part, by_id
 from xvision.audit import Audit, apart, mean_metric, metric
 from xvision.charts import Table
 from xvision.engine import Batch, Rows
@@ -24,6 +24,7 @@ from xvision.methods.shortcuts.metadata import stratified_auroc
 from xvision.methods.shortcuts.places import coarse, edge_places, edge_statistics
 from xvision.methods.shortcuts.probe import known_levels_of
 from xvision.result import Metric, spoken
+from xvision.targets import Target, log_odds, targets
 
 OUTSIDE = "what is outside the anatomy"
 _MARKED = 0.9

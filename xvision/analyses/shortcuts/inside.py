@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from xvision import text
-from xvision.analyses.shortcuts.part import Part, columns_of, log_odds, targets
+from xvision.analyses.shortcuts.part import Part, columns_of
 from xvision.audit import Audit, apart, mean_estimate, metric
 from xvision.charts import Axis, Forest, Mark, Reference
 from xvision.engine import Batch, Rows
@@ -17,6 +17,7 @@ from xvision.methods.shortcuts.followed import conditional_shift
 from xvision.methods.shortcuts.ladder import CROSS_FITTED, Rung, State, shown
 from xvision.methods.shortcuts.probe import Probed, probe
 from xvision.result import Metric, spoken
+from xvision.targets import log_odds, targets
 
 _MOST_MARKS = 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from xvision import text
-from xvision.analyses.shortcuts.part import MOST_CLASSES, Key, Part, columns_of
+from xvision.analyses.shortcuts.part import Key, Part, columns_of
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.methods.groups.cases import UNKNOWN
@@ -20,6 +20,7 @@ from xvision.methods.shortcuts.ladder import (
     Rung,
     conclusion,
 )
+from xvision.targets import MOST_CLASSES
 
 _MOST_ROWS = 20
 _MOST_DETAILS = 4
@@ -58,6 +59,8 @@ def sizes(audit: Audit) -> Iterator[Table]:
             f"Images, patients and labels of {text.plural(len(rows), 'level')}{more}.",
             ("Column", "Level", "Images", "Patients", *audit.classes[:MOST_CLASSES]),
             tuple(rows),
+            counts=("Images", "Patients", *audit.classes[:MOST_CLASSES]),
+            part="Column",
         )
 
 

@@ -1,21 +1,18 @@
-"""What the rungs share: one class against the rest, and what a rung adds to the page."""
+"""What a rung adds to the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import logsumexp
 
 from xvision.audit import Audit
 from xvision.charts import Chart
 from xvision.methods.shortcuts.ladder import Rung
-from xvision.result import Case, Metric, Where
+from xvision.result import Case, Metric
 
 Key = tuple[str, str]
 """Class ("" for a binary model) and column or region."""
-MOST_CLASSES = 10
 
 
 @dataclass
@@ -31,41 +28,6 @@ class Part:
     def shown(self) -> set[Key]:
         """Where the rung was reached."""
         return {key for key, rung in self.rungs.items() if rung.state == "shown"}
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """One class against the rest. log_odds: (N,) of the class; labels, decisions: (N,) bool."""
-
-    code: int
-    name: str
-    labels: np.ndarray
-    decisions: np.ndarray
-    log_odds: np.ndarray
-
-    @property
-    def where(self) -> Where:
-        return {"class": self.name} if self.name else {}
-
-    def __str__(self) -> str:
-        return f", {self.name} against the rest" if self.name else ""
-
-
-def targets(audit: Audit) -> Iterator[Target]:
-    """The positive class, or each of at most ten classes in turn when there are more than two."""
-    binary = audit.decision.positive is not None
-    predictions = audit.predictions
-    for code in [audit.positive] if binary else range(min(len(audit.classes), MOST_CLASSES)):
-        name = "" if binary else audit.classes[code]
-        yield Target(
-            code, name, audit.labels == code, predictions.decisions == code, log_odds(predictions.logits, code)
-        )
-
-
-def log_odds(logits: np.ndarray, code: int) -> np.ndarray:
-    """(N,) of one class."""
-    rest = np.delete(logits, code, axis=1)
-    return np.asarray(logits[:, code] - logsumexp(rest, axis=1))
 
 
 def columns_of(audit: Audit) -> tuple[str, ...]:
