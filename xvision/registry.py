@@ -97,11 +97,14 @@ def analysis(
 
 
 def analyses() -> Mapping[str, Analysis]:
-    """Every analysis in ``xvision/analyses``, by name, in the order of the pillars."""
+    """Every analysis in ``xvision/analyses``, by name, in the order of the pillars; the one a pillar is named after comes first."""
     package = importlib.import_module("xvision.analyses")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"xvision.analyses.{module.name}")
-    ordered = sorted(_ANALYSES.values(), key=lambda found: (PILLARS.index(found.pillar), found.name))
+    ordered = sorted(
+        _ANALYSES.values(),
+        key=lambda found: (PILLARS.index(found.pillar), found.name != found.pillar.lower(), found.name),
+    )
     return {found.name: found for found in ordered}
 
 

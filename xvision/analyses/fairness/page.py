@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from xvision import text
 from xvision.analyses.fairness.column import COMPARED, TESTED, Column
 from xvision.charts import Axis, Chart, Forest, Mark, Reference, Table
@@ -96,13 +98,19 @@ def _detectable(column: Column, name: Rate, overall: Estimate, power: float) -> 
 def _forest(
     columns: Sequence[Column], shown: Sequence[_Shown], name: Rate, overall: Estimate, minimum: int, some: str
 ) -> Forest:
+    marks = tuple(_mark(each, name) for each in shown)
     return Forest(
         title=f"{text.label(name)} of each group{columns[0].target}",
         alt=f"{' '.join(_ranked(column, name, minimum) for column in columns)}{some}",
-        value=Axis(text.label(name), low=0, high=1),
-        marks=tuple(_mark(each, name) for each in shown),
+        value=Axis(text.label(name), low=_from(marks), high=1),
+        marks=marks,
         references=(Reference("all", overall.value, "x"),) if overall.value is not None else (),
     )
+
+
+def _from(marks: tuple[Mark, ...]) -> float:
+    """Where the axis begins: the tenth below every interval."""
+    return float(np.floor(10 * min((mark.low for mark in marks if mark.low is not None), default=0.0)) / 10)
 
 
 def _ranked(column: Column, name: Rate, minimum: int) -> str:
@@ -139,11 +147,11 @@ def _verdicts(columns: Sequence[Column]) -> Table:
     return Table(
         title=f"What may be said of each difference{columns[0].target}",
         alt=f"Of {text.plural(len(rows), 'comparison')}: {counted}. The intervals of a column and rate hold together.{more}",
-        columns=("Column", "Group", "Against", "Rate", "Difference", "Verdict", "Note"),
+        columns=("Group", "Rate", "Difference", "Verdict", "Note"),
         rows=tuple(
             (
-                text.label(column.name), gap.group, gap.reference, text.label(name), _difference(gap), word.word,
-                _note(column, name, gap, word),
+                text.condition({column.name: gap.group, "against": gap.reference}), text.label(name), _difference(gap),
+                word.word, _note(column, name, gap, word),
             )
             for column, name, gap, word in (worst if more else rows)
         ),
