@@ -201,9 +201,9 @@ class Run:
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
-        """All results, in the order of the pillars."""
+        """All results, in the order of the pillars; the one a pillar is named after comes first."""
         found = [self._record(path) for path in sorted((self.path / "results").glob("*.json"))]
-        return tuple(sorted(found, key=lambda record: (_PILLARS.get(record.pillar, len(_PILLARS)), record.analysis)))
+        return tuple(sorted(found, key=_place))
 
     def record(self, analysis: str) -> Record:
         for record in self.records:
@@ -369,3 +369,8 @@ def _files(root: Path) -> list[Path]:
             continue
         found.append(path)
     return found
+
+
+def _place(record: Record) -> tuple[int, bool, str]:
+    named = record.pillar.lower()
+    return _PILLARS.get(record.pillar, len(_PILLARS)), record.analysis != named, record.analysis
