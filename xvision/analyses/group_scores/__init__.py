@@ -31,8 +31,8 @@ def group_scores(audit: Audit, *, bins: int = 10, minimum: int = 10, resamples: 
     ``calibration_in_the_large``: observed rate minus mean probability, above 0 where risk is said too low. Slope below 1: too
     extreme. ``debiased_calibration_error`` can be compared between groups of different size. ``ece`` cannot, because it grows as
     groups shrink: read it beside ``ece_if_calibrated``, what a calibrated model would show on the same cases, and ``ece_p``, how
-    often it would show as much (``ece_adjusted_p``: Holm over the groups of a column). All groups share the same ``bins`` from 0
-    to 1. ``_difference`` compares a group with the other one or with the rest; the intervals of one column hold together.
+    often it would show as much (``ece_adjusted_p``: Holm over the groups of a column, Bonferroni over columns). All groups share the
+    same ``bins`` from 0 to 1. ``_difference`` compares a group with the other one or with the rest; those of one kind hold together over all columns.
     ``auprc`` and ``brier`` follow the prevalence, which stands beside them, and must not be compared without it. A group with fewer
     than ``minimum`` patients on either side is shown with its counts and nothing else is said of it. With more than two classes each is
     taken against the rest. Equal figures do not make the labels of all groups equally right.
@@ -44,7 +44,10 @@ def group_scores(audit: Audit, *, bins: int = 10, minimum: int = 10, resamples: 
     drawn: list[Chart] = []
     sentences: list[str] = []
     for place, target in enumerate(targets(audit)):
-        found = [gathered(audit, target, column, bins, minimum, resamples, draws) for column in columns]
+        found = [
+            gathered(audit, target, column, len(columns), bins=bins, minimum=minimum, resamples=resamples, draws=draws)
+            for column in columns
+        ]
         metrics += [item for each in found for item in _metrics(each)]
         if place < _MOST_CHARTED:
             drawn += charts(audit, target, found)
@@ -68,18 +71,18 @@ def _metrics(found: Figures) -> Iterator[Metric]:
     for name, gaps in (("auroc_difference", found.aurocs), ("calibration_in_the_large_difference", found.in_the_large)):
         for gap in gaps:
             place = {**found.target.where, key: gap.group, "against": gap.reference}
-            yield metric(name, _together(gap.difference, gap.level, gap.family), where=place)
+            yield metric(name, _together(gap.difference, gap.level), where=place)
     for cross in found.crossed:
         place = {**found.target.where, key: cross.group, "against": cross.reference}
         yield metric("cross_auroc_positives", cross.of_positives, where=place)
         yield metric("cross_auroc_negatives", cross.of_negatives, where=place)
-        yield metric("cross_auroc_difference", _together(cross.difference, cross.level, cross.family), where=place)
+        yield metric("cross_auroc_difference", _together(cross.difference, cross.level), where=place)
 
 
-def _together(estimate: Estimate, level: float, family: int) -> Estimate:
-    if estimate.value is None or family < 2:
+def _together(estimate: Estimate, level: float) -> Estimate:
+    if estimate.value is None or level <= 0.95:
         return estimate
-    return estimate._replace(method=f"{estimate.method}, {100 * level:.4g} % each so that {family} hold together")
+    return estimate._replace(method=f"{estimate.method}, {100 * level:.4g} % each so that all columns hold together")
 
 
 def _calibrated(row: GroupCalibration) -> Iterator[tuple[str, Estimate, Better]]:
@@ -106,7 +109,11 @@ def _by_chance(row: GroupCalibration, where: Where) -> Iterator[Metric]:
         yield metric("ece_adjusted_p", not_estimable("cases of unknown group are not in the family"), where=where)
     else:
         yield Metric(
-            "ece_adjusted_p", row.adjusted_p, n=people, where=where, interval="Holm over the groups of the column"
+            "ece_adjusted_p",
+            row.adjusted_p,
+            n=people,
+            where=where,
+            interval="Holm over the groups of the column, Bonferroni over columns",
         )
 
 
@@ -161,7 +168,7 @@ def _other(reference: str) -> str:
 def _caveats(audit: Audit, columns: tuple[str, ...], minimum: int) -> Iterator[str]:
     yield "A difference may come from case mix or from labels that are less right in one group, as well as from the model."
     yield (
-        f"Each column and each kind of difference has its own 5 % of false alarms: {len(columns)} × 3 kinds on this page."
+        "Each kind of difference (in AUROC, across groups, in calibration) has its own 5 % of false alarms, over all columns."
         f" Groups with fewer than {minimum} positive or negative patients are not judged."
     )
     classes = len(audit.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +40,10 @@ class Figures(NamedTuple):
     crossed: tuple[Cross, ...]
 
 
-def gathered(audit: Audit, target: Target, column: str, bins: int, minimum: int, resamples: int, draws: int) -> Figures:
-    """Every figure of a column's groups."""
+def gathered(
+    audit: Audit, target: Target, column: str, columns: int, *, bins: int, minimum: int, resamples: int, draws: int
+) -> Figures:
+    """Every figure of a column's groups; comparisons at a level that holds over this many columns (Bonferroni)."""
     levels, patients = audit.column(column), audit.patients
     cases = (target.scores, target.labels, levels, patients)
     calibrated = calibration_by_group(
@@ -51,10 +54,18 @@ def gathered(audit: Audit, target: Target, column: str, bins: int, minimum: int,
         resamples=resamples,
         draws=draws,
     )
-    rows = tuple(_row(audit, target, column, levels, each, resamples) for each in calibrated)
-    gaps = group_gaps(target.labels, target.labels, target.scores, levels, patients, metric="auroc", minimum=minimum)
+    rows = tuple(_row(audit, target, column, levels, _over(each, columns), resamples) for each in calibrated)
+    gaps = group_gaps(
+        target.labels, target.labels, target.scores, levels, patients,
+        metric="auroc", minimum=minimum, level=1 - ERROR_RATE / columns,
+    )  # fmt: skip
     large = in_the_large_gaps(*cases, gaps)
     return Figures(column, target, levels, rows, gaps, large, cross_gaps(*cases, gaps))
+
+
+def _over(found: GroupCalibration, columns: int) -> GroupCalibration:
+    p_value = found.adjusted_p
+    return found if p_value is None else replace(found, adjusted_p=min(1.0, columns * p_value))
 
 
 def _row(
