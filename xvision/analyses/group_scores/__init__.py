@@ -32,7 +32,8 @@ def group_scores(audit: Audit, *, bins: int = 10, minimum: int = 10, resamples: 
     extreme. ``debiased_calibration_error`` can be compared between groups of different size. ``ece`` cannot, because it grows as
     groups shrink: read it beside ``ece_if_calibrated``, what a calibrated model would show on the same cases, and ``ece_p``, how
     often it would show as much (``ece_adjusted_p``: Holm over the groups of a column, Bonferroni over columns). All groups share the
-    same ``bins`` from 0 to 1. ``_difference`` compares a group with the other one or with the rest; those of one kind hold together over all columns.
+    same ``bins`` from 0 to 1. ``_difference`` compares a group with the other one or with the rest; those of one kind hold together
+    over all columns.
     ``auprc`` and ``brier`` follow the prevalence, which stands beside them, and must not be compared without it. A group with fewer
     than ``minimum`` patients on either side is shown with its counts and nothing else is said of it. With more than two classes each is
     taken against the rest. Equal figures do not make the labels of all groups equally right.
