@@ -77,7 +77,7 @@ def test_without_a_weight_cases_belong_where_they_were_put(kind: str) -> None:
     formed = clusters(places, answers(cases.labels, cases.probabilities, 0.0), np.arange(600), 10, 0)
     (groups,) = [each for each in formed if each.kind == kind]
     best, clear = strengths(groups.assign(places))
-    assert np.array_equal(best, groups.formed)
+    assert np.array_equal(best, groups.form())
     assert clear.min() >= 0
 
 
@@ -93,7 +93,7 @@ def test_a_direction_finds_the_end_at_which_errors_are() -> None:
     places = rng.normal(size=(2000, 8))
     surplus = (rng.random(2000) < norm.cdf(2 * (places[:, 3] - 1.5))) - 0.2
     groups = direction(places, surplus, np.arange(1000), 0.1)
-    own = groups.formed == 1
+    own = groups.form() == 1
     assert own[:1000].mean() == pytest.approx(0.1, abs=0.002)
     assert places[1000:][own[1000:], 3].mean() > 1.4
 

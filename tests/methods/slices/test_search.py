@@ -36,7 +36,7 @@ def test_without_a_slice_none_is_confirmed_even_where_the_finding_half_shows_one
         assert not search(cases, seed).confirmed
     told = answers(cases.labels, cases.probabilities, 10.0)
     half = np.arange(2000)
-    formed = clusters(coordinates(cases.embeddings, half), told, half, 25, 0)[0].formed[half]
+    formed = clusters(coordinates(cases.embeddings, half), told, half, 25, 0)[0].form()[half]
     sizes = np.bincount(formed, minlength=25)
     errors = np.bincount(formed, cases.errors[half], 25) / np.maximum(sizes, 1)
     assert errors[sizes >= 10].max() - cases.errors.mean() > 0.5
@@ -82,6 +82,26 @@ def test_a_hard_slice_that_the_score_tells_is_told_apart() -> None:
     assert not found.confirmed
     told = [item for item in found.slices if item.verdict == "told by the score"]
     assert any((item.candidate.members == planted).mean() > 0.95 for item in told)
+
+
+def test_a_slice_of_the_harder_label_alone_is_no_slice() -> None:
+    """Positives err in 30 % everywhere, negatives never; one cluster of five has positives only, and the score says nothing."""
+    cases, only = knowing(1)
+    rng = np.random.default_rng(1)
+    labels = np.where(only, 1, rng.integers(0, 2, len(only)))
+    decisions = np.where((labels == 1) & (rng.random(len(only)) < 0.3), 0, labels)
+    found = search(cases._replace(labels=labels, decisions=decisions, probabilities=np.eye(2)[decisions]), most=5)
+    alike = [item for item in found.slices if (item.candidate.members == only).mean() > 0.95]
+    assert all(item.verdict == "not confirmed" for item in alike)
+    assert not found.confirmed
+
+
+def test_what_a_search_of_dealt_answers_finds_as_often_is_not_confirmed() -> None:
+    cases, _ = clustered(13, cases=400)
+    (doubted,) = [item for item in search(cases, 13).slices if item.verdict == "as much by chance"]
+    assert doubted.null_p is not None
+    assert doubted.null_p > 0.05
+    assert doubted.adjusted <= 0.05
 
 
 def test_what_cannot_be_searched_has_a_reason() -> None:

@@ -58,12 +58,12 @@ def answers(labels: np.ndarray, probabilities: np.ndarray, weight: float) -> np.
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """count groups. formed: (N,) the group of each case by everything that they were formed on. assign: coordinates (N, d) →
+    """count groups. form: the group (N,) of each case by everything that they were formed on. assign: coordinates (N, d) →
     log-weight (N, count) of each group by the coordinates alone."""
 
     kind: Kind
     count: int
-    formed: np.ndarray
+    form: Callable[[], np.ndarray]
     assign: Callable[[np.ndarray], np.ndarray]
 
 
@@ -75,8 +75,13 @@ def clusters(places: np.ndarray, told: np.ndarray, fit: np.ndarray, count: int, 
     centres, middles = means.cluster_centers_[:, :size], mixture.means_[:, :size]
     variances, weights = mixture.covariances_[:, :size], np.log(mixture.weights_)
     return (
-        Groups("mixture", count, mixture.predict(joined), lambda given: _density(given, middles, variances) + weights),
-        Groups("k-means", count, means.predict(joined), lambda given: _nearness(given, centres)),
+        Groups(
+            "mixture",
+            count,
+            lambda: mixture.predict(joined),
+            lambda given: _density(given, middles, variances) + weights,
+        ),
+        Groups("k-means", count, lambda: means.predict(joined), lambda given: _nearness(given, centres)),
     )
 
 
@@ -118,7 +123,7 @@ def direction(places: np.ndarray, surplus: np.ndarray, fit: np.ndarray, share: f
         along = ((_squared(given) - centre) / spread) @ slope
         return np.column_stack([np.zeros(len(given)), along - cut])
 
-    return Groups("direction", 2, assign(places).argmax(axis=1), assign)
+    return Groups("direction", 2, lambda: assign(places).argmax(axis=1), assign)
 
 
 def _squared(given: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from xvision.errors import ConfigError
 from xvision.methods.intervals import holm
 from xvision.methods.slices.cases import SliceCases, dealt_anew, halves, score_strata
-from xvision.methods.slices.columns import column_slices
+from xvision.methods.slices.columns import ColumnSlice, column_slices
 from xvision.methods.slices.evidence import Evidence, Strata, evidence, standing, strata, surplus_p
 from xvision.methods.slices.proposers import Groups, Kind, answers, clusters, coordinates, direction, strengths
 
@@ -44,12 +44,12 @@ Verdict = Literal[
 
 
 class Candidate(NamedTuple):
-    """members: (N,) by columns or by the embedding alone. formed: (N,) as it was found. typical: (N,) how clearly a case belongs."""
+    """members: (N,) by columns or by the embedding alone. form: (N,) as it was found. typical: (N,) how clearly a case belongs."""
 
     kind: Kind | Literal["columns"]
     name: str
     members: np.ndarray
-    formed: np.ndarray
+    form: Callable[[], np.ndarray]
     typical: np.ndarray
     standing: float
 
@@ -183,10 +183,18 @@ def _candidates(cases: SliceCases, ground: _Ground, seed: int) -> list[Candidate
     always = np.zeros(len(half))
     kept: list[Candidate] = []
     described = column_slices(ground.columns, ground.enough, judged)
-    _keep(kept, [Candidate("columns", name, own, own, always, found) for name, own, found in described])
+    _keep(kept, [_by_columns(item, always) for item in described])
     for formed in _formed(cases, ground, ground.fit, seed):
         _keep(kept, list(_grouped(formed, ground, judged)))
     return kept
+
+
+def _by_columns(found: ColumnSlice, typical: np.ndarray) -> Candidate:
+    return Candidate("columns", found.name, found.members, lambda: found.members, typical, found.standing)
+
+
+def _by_embedding(formed: Groups, group: int, members: np.ndarray, typical: np.ndarray, stands: float) -> Candidate:
+    return Candidate(formed.kind, "", members, lambda: formed.form() == group, typical, stands)
 
 
 def _formed(cases: SliceCases, ground: _Ground, fit: np.ndarray, seed: int) -> Iterator[Groups]:
@@ -208,7 +216,7 @@ def _grouped(formed: Groups, ground: _Ground, judged: Callable[[np.ndarray], flo
     for group in range(formed.count):
         members = best == group
         if ground.enough(members):
-            yield Candidate(formed.kind, "", members, formed.formed == group, clear, judged(members))
+            yield _by_embedding(formed, group, members, clear, judged(members))
 
 
 def _keep(kept: list[Candidate], offered: list[Candidate]) -> None:
@@ -245,7 +253,7 @@ def _checked(
     alone, both = holm(within), holm(np.maximum(within, beyond))
     made = []
     for place, item in enumerate(candidates):
-        found = _evidence(cases, item.formed, half, level)
+        found = _evidence(cases, item.form(), half, level)
         checked = _evidence(cases, item.members, other, level)
         shown = checked.difference.low is not None and checked.difference.low > 0
         verdict: Verdict = "not confirmed"
