@@ -24,6 +24,7 @@ from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.models.checkpoint import save_model
 from xvision.models.evidence import write_evaluation
+from xvision.models.finding import finding_view
 from xvision.models.llm.classifier import preset
 from xvision.models.protocols import Classifier
 from xvision.registry import Analysis, analyses
@@ -68,6 +69,10 @@ def small(analysis: Analysis) -> dict[str, object]:
 def run(analysis: Analysis, subject: Audit) -> Result:
     if analysis.need == "words":
         subject = reading(subject)
+    if analysis.name == "findings":
+        subject = several(subject)
+    if analysis.name == "intersections":
+        subject = replace(subject, groups=("sex", "site"), acquisition=())
     subject.task = analysis.name
     return analysis(subject, small(analysis))
 
@@ -79,6 +84,16 @@ def reading(subject: Audit) -> Audit:
     return replace(
         subject, model=adapted(reader()), everything=replace(subject.everything, table=table.assign(text=texts))
     )
+
+
+def several(subject: Audit) -> Audit:
+    """The same audit of one finding of a model of two; every third case has the other one."""
+    table = subject.everything.table
+    cells = table["label"].replace({"normal": ""})
+    cells[::3] = [f"{cell}|nodule".strip("|") for cell in cells[::3]]
+    data = replace(subject.everything, table=table.assign(label=cells), multilabel=True).finding("lesion")
+    model = adapted(preset("tiny-bert", classes=("lesion", "nodule"), multilabel=True, seed=1))
+    return replace(subject, model=finding_view(model, "lesion"), everything=data, decision=Decision(1, 0.5, True))
 
 
 def as_data(result: Result) -> object:
@@ -204,7 +219,10 @@ def test_a_model_with_three_classes_is_audited(name: str, data: AuditDataset, tm
     if analyses()[name].need == "words":
         assert "reads no words" in (subject.can("words") or "")
         return
-    assert run(analyses()[name], subject).metrics
+    try:
+        assert run(analyses()[name], subject).metrics
+    except NotApplicable as reason:
+        assert "the model has 3 classes" in str(reason)  # noqa: PT017  # some have to skip, with a reason
 
 
 def test_options_are_checked_by_name_and_type() -> None:

@@ -51,6 +51,7 @@ class AuditDataset:
     own. without_patient: the ids that had to count as their own patient although others were declared. multilabel: a
     label names any number of findings in alphabetical order, separated by ``|``; "" is a case without any. bands: how
     columns of numbers became groups. without_label: patient, split, groups and image of cases that were left out for that.
+    cells: once one finding was chosen, all that each case has, by id.
     """
 
     table: pd.DataFrame
@@ -61,6 +62,7 @@ class AuditDataset:
     multilabel: bool = False
     bands: Mapping[str, Bands] = field(default_factory=dict)
     without_label: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cells: pd.Series[str] | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in (*_REQUIRED, *self.groups) if name not in self.table.columns]
@@ -156,7 +158,15 @@ class AuditDataset:
             raise DataError(f"No case has the finding {name!r}. {nearest(name, known)}")
         present = {cell: name if name in names_in(cell) else f"no {name}" for cell in self.table["label"].unique()}
         table = self.table.assign(label=self.table["label"].map(present).astype("str"))
-        return replace(self, table=table, multilabel=False)
+        return replace(self, table=table, multilabel=False, cells=self.table["label"])
+
+    @property
+    def whole(self) -> AuditDataset | None:
+        """The same cases with all findings that they have, of which one was chosen; None where none was."""
+        if self.cells is None:
+            return None
+        table = self.table.assign(label=self.cells.loc[self.table.index])
+        return replace(self, table=table, multilabel=True, cells=None)
 
     def label_matrix(self, classes: Sequence[str]) -> np.ndarray:
         """Findings (N, K) float32: 1 where the case has the finding of ``classes`` (or the digits of its position).
@@ -189,6 +199,8 @@ class AuditDataset:
         """SHA-256 over the rows of the table in their order and the content of every image and mask of these cases."""
         kind = ["several findings a case"] if self.multilabel else []
         digest = hashlib.sha256(json.dumps([*self.table.columns, *kind]).encode())
+        if self.cells is not None:
+            digest.update(json.dumps(self.cells.loc[self.table.index].tolist()).encode())
         images = self.source.digests(self.ids, "image")
         masks = self.source.digests(self.ids, "mask")
         for case, image, mask in zip(self.table.itertuples(name=None), images, masks, strict=True):

@@ -37,6 +37,12 @@ def finding_view(model: Classifier, name: str | None) -> Classifier:
     return _view(offered)(model, name)
 
 
+def whole_model(model: Classifier) -> Classifier | None:
+    """The model of several findings of which ``model`` is one; None for any other model."""
+    inner: Classifier | None = model.inner if isinstance(model, FindingView | PredictionsClassifier) else None
+    return inner
+
+
 class FindingView:
     """One finding of ``inner``. What only some models offer is in the classes below, so that nothing is offered in vain."""
 
@@ -83,6 +89,11 @@ class FindingView:
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, 2): 0 and the finding's log-odds."""
         return self._of(self.inner.logits(pixels))
+
+    def logits_of_all(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The log-odds (B, L) of all findings of the model."""
+        odds: torch.Tensor = self.inner.logits(pixels)
+        return odds
 
     @property
     def takes_text(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import torch
 
 from xvision.errors import ModelError
+from xvision.models.finding import FindingView
 from xvision.models.protocols import (
     Access,
     Attention,
@@ -108,6 +109,10 @@ class MeteredClassifier:
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._counted(self.inner.logits(pixels))
+
+    @_if_inner_has("no findings beside this one")
+    def logits_of_all(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._counted(cast(FindingView, self.inner).logits_of_all(pixels))
 
     @_if_inner_has("no attention that can be read")
     def attention(self, pixels: torch.Tensor) -> Attention:

@@ -29,7 +29,7 @@ class PredictionsClassifier:
     """A Classifier that knows its answers by the name of the case and nothing else.
 
     key: what names a case, the column ``id`` or ``image``. probabilities: (N, K) in [0, 1]; rows sum to 1 unless the
-    findings may occur together (``multilabel``).
+    findings may occur together (``multilabel``). inner: the predictions of all findings, of which these are one.
     """
 
     path: str
@@ -40,6 +40,7 @@ class PredictionsClassifier:
     multilabel: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     access: Access = "scores"
+    inner: PredictionsClassifier | None = None
 
     @property
     def input(self) -> InputSpec:
@@ -58,7 +59,9 @@ class PredictionsClassifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the names, the classes and the probabilities."""
+        """SHA-256 over the names, the classes and the probabilities, those of all findings where these are one."""
+        if self.inner is not None:
+            return hashlib.sha256(f"{self.inner.fingerprint} {self.classes[1]}".encode()).hexdigest()
         digest = hashlib.sha256(repr((self.key, self.names, self.classes, self.multilabel)).encode())
         digest.update(np.ascontiguousarray(self.probabilities, dtype=np.float64).tobytes())
         return digest.hexdigest()
@@ -91,7 +94,7 @@ class PredictionsClassifier:
         """The predictions of one finding as those of a binary model."""
         positive = self.probabilities[:, self.classes.index(name)]
         both = np.stack((1.0 - positive, positive), axis=1)
-        return replace(self, classes=(f"no {name}", name), probabilities=both, multilabel=False)
+        return replace(self, classes=(f"no {name}", name), probabilities=both, multilabel=False, inner=self)
 
 
 def load_predictions(path: Path) -> PredictionsClassifier:
