@@ -28,7 +28,7 @@ def column_slices(
 ) -> list[ColumnSlice]:
     """Levels of the columns (N,), then pairs of levels that stand out more than either level alone; "unknown" is no level.
 
-    enough: whether a slice is large enough to look at. Of a column's large levels the 20 most frequent are paired.
+    enough: whether a slice is large enough to look at. The 20 most frequent levels of all columns are paired.
     """
     singles = {
         (column, level): ColumnSlice(f"{column} {level}", values == level, standing(values == level))
@@ -36,8 +36,8 @@ def column_slices(
         for level in _frequent(values)
         if enough(values == level)
     }
-    paired = [key for column in columns for key in [key for key in singles if key[0] == column][:_LEVELS]]
-    return [*singles.values(), *_pairs(singles, paired, enough, standing)]
+    largest = sorted(singles, key=lambda key: -int(singles[key].members.sum()))[:_LEVELS]
+    return [*singles.values(), *_pairs(singles, [key for key in singles if key in largest], enough, standing)]
 
 
 def _frequent(values: np.ndarray) -> list[str]:
