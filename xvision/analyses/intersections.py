@@ -13,6 +13,7 @@ from xvision.methods.groups.cases import known_levels
 from xvision.methods.groups.crossed import COMPARED, Cell, Compared, Crossed, crossed
 from xvision.methods.groups.gaps import Gap
 from xvision.methods.groups.verdicts import Verdict, verdict
+from xvision.methods.intervals import held_together
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result, Where
 from xvision.targets import Target, targets
@@ -109,10 +110,7 @@ class _Page:
             for name in COMPARED:
                 yield metric(name, cell.rates[name], better="higher", where=where)
                 gap = cell.gaps[name]
-                estimate = gap.difference
-                if estimate.value is not None and gap.family > 1:
-                    how = f"{estimate.method}, {100 * gap.level:.4g} % each so that {gap.family} hold together"
-                    estimate = estimate._replace(method=how)
+                estimate = held_together(gap.difference, gap.level, gap.family)
                 yield metric(f"{name}_difference", estimate, where={**where, "against": "rest"})
 
     def _where(self, cell: Cell) -> Where:
@@ -176,18 +174,13 @@ def _verdicts(found: list[_Page]) -> Iterator[Table]:
             (
                 _words(one.cell),
                 text.label(one.rate) + str(one.page.target),
-                _estimate(one.cell.rates[one.rate]),
-                _estimate(one.gap.difference),
+                text.value(*one.cell.rates[one.rate][:3]),
+                text.value(*one.gap.difference[:3]),
                 one.verdict.word,
             )
             for one in every[:_MOST_ROWS]
         ),
     )
-
-
-def _estimate(found: object) -> str:
-    value, low, high = (getattr(found, side) for side in ("value", "low", "high"))
-    return text.value(value, low, high)
 
 
 def _maps(found: list[_Page]) -> Iterator[Chart]:
@@ -219,7 +212,7 @@ def _map(page: _Page, columns: tuple[str, ...], name: Compared, cells: list[Cell
     blank = f" Left blank, with too few patients: {text.listing(few, 8)}." if few else ""
     return HeatMap(
         title=f"{text.label(name)} by {text.listing([text.label(column).lower() for column in columns])}{page.target}",
-        alt=f"Lowest for {_words(worst)}: {_estimate(worst.rates[name])}.{blank}",
+        alt=f"Lowest for {_words(worst)}: {text.value(*worst.rates[name][:3])}.{blank}",
         columns=tuple(axes[1]),
         rows=tuple(axes[0]),
         values=values,

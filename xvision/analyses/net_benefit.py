@@ -13,7 +13,7 @@ from xvision.charts import Axis, Chart, Lines, Reference, Series, Table
 from xvision.errors import ConfigError
 from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.groups.net_benefit import Benefit, Curve, better_range, decided_benefit, decision_curve, runs
-from xvision.methods.intervals import Estimate, not_estimable
+from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
 from xvision.result import Metric, Result, Where
 
@@ -187,8 +187,8 @@ def _metrics(case: _Case, each: _Judged) -> Iterator[Metric]:
 def _banded(curve: Curve, benefit: Benefit) -> Estimate:
     """The advantage with the interval that holds at all thresholds together."""
     low, high = benefit.band
-    how = f"{benefit.advantage.method}, {100 * curve.level:.4g} % each so that {len(curve.benefits)} thresholds hold together"
-    return benefit.advantage._replace(low=low, high=high, method=how)
+    found = benefit.advantage._replace(low=low, high=high)
+    return held_together(found, curve.level, f"{len(curve.benefits)} thresholds")
 
 
 def _words(curve: Curve) -> str:

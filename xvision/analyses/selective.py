@@ -14,7 +14,7 @@ from xvision.audit import Audit, metric
 from xvision.charts import Axis, Chart, Forest, Lines, Mark, Reference, Series, Table
 from xvision.errors import ConfigError
 from xvision.methods.groups.gaps import group_gaps
-from xvision.methods.intervals import Estimate, bootstrap, not_estimable, proportion
+from xvision.methods.intervals import Estimate, bootstrap, held_together, not_estimable, proportion
 from xvision.methods.selective import NoRule, Rule, agreed_rule, aurc, confidence, e_aurc, risk_at, threshold_at
 from xvision.registry import analysis
 from xvision.result import Metric, Result, Where, spoken
@@ -186,8 +186,7 @@ class _Abstention:
             partial(_rise, wrong=self.wrong[members], decided=self.decided[members]),
             self.patients[members], rng=self.audit.rng(f"change {part.label}"), resamples=self.resamples, level=level,
         )  # fmt: skip
-        said = f"{found.method}, {100 * level:.4g} % each so that {part.family} hold together"
-        return found._replace(method=said) if found.value is not None and part.family > 1 else found
+        return held_together(found, level, part.family)
 
     def _differences(self, column: str) -> Iterator[Metric]:
         labels = np.ones(len(self.wrong), dtype=int)
@@ -196,11 +195,7 @@ class _Abstention:
             metric="selection_rate", minimum=self.minimum,
         )  # fmt: skip
         for gap in gaps:
-            found = gap.difference
-            if found.value is not None and gap.family > 1:
-                found = found._replace(
-                    method=f"{found.method}, {100 * gap.level:.4g} % each so that {gap.family} hold together"
-                )
+            found = held_together(gap.difference, gap.level, gap.family)
             where: Where = {column: gap.group, "against": gap.reference, "rule": self.rule.name}
             yield metric("coverage_difference", found, where=where)
 

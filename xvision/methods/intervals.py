@@ -14,6 +14,7 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 from xvision.errors import ConfigError, DataError
 
+_USUAL = 0.95 + 1e-9
 _CELLS = 2_000_000
 """Weights held at once by the bootstrap; a statistic may make about ten arrays of this size."""
 
@@ -265,6 +266,13 @@ def with_width(estimate: Estimate, units: int, level: float) -> Estimate:
         return estimate
     low, high = wilson(estimate.value * units, units, level)
     return estimate._replace(low=low, high=high, method=f"Wilson on {units} patients")
+
+
+def held_together(estimate: Estimate, level: float, what: int | str) -> Estimate:
+    """The estimate, saying so where its interval is wider than usual so that ``what`` hold at 95 % together."""
+    if estimate.value is None or level <= _USUAL:
+        return estimate
+    return estimate._replace(method=f"{estimate.method}, {100 * level:.4g} % each so that {what} hold together")
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

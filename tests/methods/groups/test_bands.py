@@ -60,7 +60,7 @@ def test_a_group_that_is_all_right_has_width_and_an_empty_one_a_reason() -> None
     each = float(found[0].method.split(", ")[1].split(" %")[0]) / 100
     assert 0.95 < each < 0.98
     assert found[0][:3] == pytest.approx((1.0, *clopper_pearson(10, 10, each)), abs=1e-3)
-    assert found[0].method.endswith("% so that 2 hold together")
+    assert found[0].method.endswith("% each so that 2 hold together")
     assert [estimate.reason for estimate in found] == [None, None, "no positive cases", "no positive cases"]
 
 

@@ -13,7 +13,7 @@ from xvision.methods.groups.case_mix import Compared, MixStep
 from xvision.methods.groups.cases import Rate
 from xvision.methods.groups.mixes import RATES
 from xvision.methods.groups.standardised import WITHIN_LABEL, Adjusted
-from xvision.methods.intervals import Estimate
+from xvision.methods.intervals import Estimate, held_together
 from xvision.result import Metric, Where
 
 _KEYS = ("class", "against", "adjusted", "as", "figure", "among", "side", "column", "group")
@@ -79,10 +79,7 @@ def _worth(figure: Adjusted, where: Where) -> Iterator[Metric]:
 
 
 def _held(estimate: Estimate, level: float) -> Estimate:
-    """The estimate, saying so where its interval holds together with others."""
-    if estimate.value is None or level < 0.951:
-        return estimate
-    return estimate._replace(method=f"{estimate.method}, {100 * level:.4g} % so that all groups' hold together")
+    return held_together(estimate, level, "all groups'")
 
 
 def mix_metrics(asked: list[Question]) -> Iterator[Metric]:

@@ -18,7 +18,7 @@ from xvision.methods.groups.missing import MissingBounds, missing_bounds, missin
 from xvision.methods.groups.spread import Spread, between_groups, resampled_noise
 from xvision.methods.groups.table import GroupRow, group_table
 from xvision.methods.groups.verdicts import Prevalence, Verdict, prevalence_note, verdict
-from xvision.methods.intervals import Estimate, proportion
+from xvision.methods.intervals import held_together, proportion
 from xvision.methods.operating_point import Judged, tuned_differences, tuned_rates
 from xvision.result import Better, Metric, Where
 from xvision.targets import Target
@@ -171,7 +171,7 @@ def _metrics(audit: Audit, found: Column) -> Iterator[Metric]:
     for name, pairs in found.judged.items():
         for gap, _ in pairs:
             where = {**before, key: gap.group, "against": gap.reference}
-            yield metric(f"{name}_difference", _with_family(gap), where=where)
+            yield metric(f"{name}_difference", held_together(gap.difference, gap.level, gap.family), where=where)
     for name in TESTED:
         yield _tested(f"{name}_any_gap_p", found.tests[name], found.where)
         yield metric(f"{name}_between_group_sd", found.spreads[name].sd, better="lower", where=found.where)
@@ -180,15 +180,6 @@ def _metrics(audit: Audit, found: Column) -> Iterator[Metric]:
             where = {**before, key: group, "bound": f"{side} that missing values allow"}
             yield metric(f"{name}_difference", getattr(bound, side), where=where)
     yield from _missing(audit, found)
-
-
-def _with_family(gap: Gap) -> Estimate:
-    estimate = gap.difference
-    if estimate.value is None or gap.family < 2:
-        return estimate
-    return estimate._replace(
-        method=f"{estimate.method}, {100 * gap.level:.4g} % each so that {gap.family} hold together"
-    )
 
 
 def _tested(name: str, test: GroupTest, where: Where) -> Metric:

@@ -11,7 +11,7 @@ from xvision.audit import Audit, apart, metric
 from xvision.charts import Chart
 from xvision.methods.groups.calibration_by_group import GroupCalibration
 from xvision.methods.groups.verdicts import verdict
-from xvision.methods.intervals import Estimate, not_estimable
+from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where
 from xvision.targets import MOST_CLASSES, targets
@@ -81,9 +81,7 @@ def _metrics(found: Figures) -> Iterator[Metric]:
 
 
 def _together(estimate: Estimate, level: float) -> Estimate:
-    if estimate.value is None or level <= 0.95:
-        return estimate
-    return estimate._replace(method=f"{estimate.method}, {100 * level:.4g} % each so that all columns hold together")
+    return held_together(estimate, level, "all columns")
 
 
 def _calibrated(row: GroupCalibration) -> Iterator[tuple[str, Estimate, Better]]:

@@ -10,7 +10,7 @@ from xvision.audit import Audit, apart, metric
 from xvision.charts import Axis, Forest, Mark, Reference
 from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.groups.gaps import Gap, conditional_dependence
-from xvision.methods.intervals import Estimate
+from xvision.methods.intervals import Estimate, held_together
 from xvision.methods.shortcuts.followed import aligned_difference, cells, conditional_shift, goes_with_positive, members
 from xvision.methods.shortcuts.ladder import Rung, shown
 from xvision.result import Metric, spoken
@@ -60,10 +60,7 @@ def _of_column(audit: Audit, target: Target, column: str, minimum: int) -> list[
 
 
 def _named(name: str, gap: Gap, found: Estimate, column: str, target: Target) -> Metric:
-    if found.value is not None and gap.family > 1:
-        found = found._replace(
-            method=f"{found.method}, {100 * gap.level:.4g} % each so that {gap.family} hold together"
-        )
+    found = held_together(found, gap.level, gap.family)
     where = {**target.where, apart(column, *_KEYS): gap.group, "against": gap.reference}
     return metric(name, found, where=where, unit="standard deviations" if name == "score_shift" else "")
 

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from xvision.methods.groups.cases import Rate, definitions
 from xvision.methods.groups.counts import group_draws, rate
-from xvision.methods.intervals import Estimate, not_estimable, proportion, quantile_of
+from xvision.methods.intervals import Estimate, held_together, not_estimable, proportion, quantile_of
 
 _NO_SPREAD = 1e-12
 
@@ -81,6 +81,6 @@ def rate_bands(
 
     def estimate(member: np.ndarray) -> Estimate:
         found = proportion(definition.hits[member], np.asarray(patients)[member], level=each, exact=True)
-        return found._replace(method=f"{found.method}, {100 * each:.4g} % so that {len(kept)} hold together")
+        return held_together(found, each, len(kept))
 
     return tuple(estimate(member) if member.any() else not_estimable(f"no {definition.cases}") for member in members)
