@@ -12,8 +12,7 @@ from xvision import text
 from xvision.audit import Audit, apart, metric
 from xvision.methods.groups.cases import UNKNOWN, Rate, definitions
 from xvision.methods.groups.counts import coded, group_draws, rate, tabulated
-from xvision.methods.groups.cross_auc import sides
-from xvision.methods.groups.gaps import Gap, GroupTest, group_gaps, permutation_test
+from xvision.methods.groups.gaps import Gap, GroupTest, group_gaps, permutation_test, sides
 from xvision.methods.groups.missing import MissingBounds, missing_bounds, missingness
 from xvision.methods.groups.spread import Spread, between_groups, resampled_noise
 from xvision.methods.groups.table import GroupRow, group_table

@@ -9,9 +9,9 @@ from xvision.analyses.shortcuts.part import Key, Part, columns_of
 from xvision.audit import Audit, apart, metric
 from xvision.charts import Axis, Forest, Mark, Reference
 from xvision.methods.groups.cases import UNKNOWN
-from xvision.methods.groups.gaps import Gap, conditional_dependence
+from xvision.methods.groups.gaps import Gap, conditional_dependence, sides
 from xvision.methods.intervals import Estimate, held_together
-from xvision.methods.shortcuts.followed import aligned_difference, cells, conditional_shift, goes_with_positive, members
+from xvision.methods.shortcuts.followed import aligned_difference, cells, conditional_shift, goes_with_positive
 from xvision.methods.shortcuts.ladder import Rung, shown
 from xvision.result import Metric, spoken
 from xvision.targets import Target, targets
@@ -49,11 +49,8 @@ def _of_column(audit: Audit, target: Target, column: str, minimum: int) -> list[
     gaps = conditional_dependence(target.decisions, target.labels, levels, patients, minimum=minimum)
     found = []
     for gap in gaps:
-        first = members(levels, gap.group)
-        second = (levels != UNKNOWN) & ~first if gap.reference == "rest" else members(levels, gap.reference)
-        shift = conditional_shift(
-            target.log_odds, target.labels, first, second, patients, minimum=minimum, level=gap.level
-        )
+        compared = sides(levels, gap)
+        shift = conditional_shift(target.log_odds, target.labels, *compared, patients, minimum=minimum, level=gap.level)
         found.append((_named("dependence", gap, gap.difference, column, target), gap.level, gap.ranked))
         found.append((_named("score_shift", gap, shift, column, target), gap.level, gap.ranked))
     return found

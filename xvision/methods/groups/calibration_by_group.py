@@ -25,8 +25,7 @@ from xvision.methods.calibration import (
     squared_calibration_error,
 )
 from xvision.methods.groups.cases import UNKNOWN, known_levels
-from xvision.methods.groups.cross_auc import sides
-from xvision.methods.groups.gaps import Gap
+from xvision.methods.groups.gaps import Gap, sides
 from xvision.methods.intervals import Estimate, benjamini_hochberg, holm, not_estimable, patient_codes, quantile_of
 from xvision.methods.proper_scores import brier
 from xvision.methods.recalibration import calibration_slope_intercept

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xvision.errors import DataError
-from xvision.methods.groups.cases import UNKNOWN
-from xvision.methods.groups.gaps import Gap
+from xvision.methods.groups.gaps import Gap, sides
 from xvision.methods.intervals import Estimate, binary, not_estimable
 from xvision.methods.scores import Scored, auroc, auroc_difference, ranked
 
@@ -89,14 +88,6 @@ def _crossed(cases: Scored, groups: np.ndarray, gap: Gap, level: float) -> Cross
         gap.family,
         gap.ranked,
     )
-
-
-def sides(groups: np.ndarray, gap: Gap) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) which cases a gap compares, and which it compares them with."""
-    inside, known = groups == gap.group, groups != UNKNOWN
-    if not gap.ranked:
-        return inside, known
-    return inside, known & ~inside if gap.reference == "rest" else groups == gap.reference
 
 
 def _part(cases: Scored, member: np.ndarray) -> Scored:

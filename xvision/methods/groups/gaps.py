@@ -37,6 +37,14 @@ class Gap:
     ranked: bool
 
 
+def sides(groups: np.ndarray, gap: Gap) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) which cases a gap compares, and which it compares them with."""
+    inside, known = groups == gap.group, groups != UNKNOWN
+    if not gap.ranked:
+        return inside, known
+    return inside, known & ~inside if gap.reference == "rest" else groups == gap.reference
+
+
 class GroupTest(NamedTuple):
     """Largest minus smallest rate over ``groups`` groups, its mean by chance alone, and how often chance gives more."""
 

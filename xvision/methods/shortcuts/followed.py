@@ -27,11 +27,6 @@ class Cell(NamedTuple):
     accuracy: Estimate
 
 
-def members(levels: np.ndarray, name: str) -> np.ndarray:
-    """(N,) bool, who belongs to a level, to all other known levels ("rest" is given by the caller) or to any known one."""
-    return np.asarray(levels != UNKNOWN if name == "known" else levels == name)
-
-
 def conditional_shift(
     scores: np.ndarray,
     labels: np.ndarray,
