@@ -23,7 +23,7 @@ from reports.limits import unsaid
 from reports.suppression import WITHHELD, rule_of
 from reports.words import flat, minute, moment, plan_sha256, short_first, shortened, split_name
 from xvision import text
-from xvision.result import Finding, Judgement, Metric, RunInfo, statement
+from xvision.result import Check, Finding, Judgement, Metric, RunInfo, statement
 from xvision.store import Run
 
 _TOP = 5  # findings on the verdict page
@@ -241,5 +241,11 @@ def _composition(info: RunInfo) -> list[Block]:
 def _checks(info: RunInfo) -> list[Block]:
     if not info.checks:
         return [Prose("No checks are recorded in this run.")]
-    rows = tuple((check.name, check.status, " ".join([check.sentence, *check.evidence[:3]])) for check in info.checks)
+    rows = tuple((check.name, check.status, _told(check)) for check in info.checks)
     return [Grid("What the checks found", ("Check", "Result", "What was found"), rows, (), ("auto", "auto", "1fr"))]
+
+
+def _told(check: Check) -> str:
+    """The sentence, and the first examples that it does not give itself."""
+    examples = [line for line in check.evidence[:3] if line not in check.sentence]
+    return " ".join([check.sentence, *["; ".join(examples)] * bool(examples)])

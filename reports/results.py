@@ -165,6 +165,6 @@ def _paragraphs(record: Record) -> list[str]:
 
 
 def _cost(record: Record) -> str:
-    options = ", ".join(f"{name} = {shown(value)}" for name, value in record.options.items())
+    options = ", ".join(f"{name} = {shown(value) or 'none'}" for name, value in record.options.items())
     passes = f"{text.plural(record.forward, 'image')} forward and {text.number(record.backward, 'count')} backward"
     return f"Options: {options or 'none'}. Cost: {record.seconds:.1f} s, {passes} through the model."

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from reports.blocks import Fact, Facts, Grid
+from reports.suppression import WITHHELD
 from xvision import codec, text
 from xvision.errors import RunError
 from xvision.result import Metric, RunInfo
@@ -46,7 +47,15 @@ def split_name(info: RunInfo) -> str:
 
 
 def metric_grid(title: str, metrics: Sequence[Metric], note: str = "", most: int = MOST_ROWS) -> Grid:
-    """Numbers with their intervals; what cannot be estimated says why in the place of the interval."""
+    """Numbers with their intervals; what cannot be estimated says why in the place of the interval.
+
+    What is withheld is counted in the note and has no row.
+    """
+    told = [metric for metric in metrics if not (metric.reason or "").startswith(WITHHELD)]
+    if len(told) < len(metrics):
+        gone = text.plural(len(metrics) - len(told), "number")
+        note = f"{note} Withheld, because of groups too small to be shown: {gone}.".strip()
+    metrics = told
     rows = [
         (
             text.label(metric.name),

@@ -22,6 +22,9 @@ from xvision.store import Run
 
 __all__ = ["WITHHELD", "Rule", "metrics", "rule_of", "shown"]
 
+_OF_PERSONS = ("patients_in_two_groups",)
+"""Checks whose examples are single people."""
+
 
 def shown(run: Run) -> Run:
     """The run as a report may show it. Raises RunError where everybody together is too few."""
@@ -52,7 +55,9 @@ class _Shown(Run):
                 check.name,
                 check.status,
                 self._rule.words(check.sentence, strict=True),
-                tuple(self._rule.words(line, strict=True) for line in check.evidence),
+                ()
+                if check.name in _OF_PERSONS
+                else tuple(dict.fromkeys(self._rule.words(line, strict=True) for line in check.evidence)),
             )
             for check in self._run.info.checks
         )
@@ -84,7 +89,7 @@ def _record(record: Record, rule: Rule) -> Record:
         reason=rule.words(record.reason),
         metrics=metrics(record.metrics, rule),
         charts=kept,
-        caveats=(*map(rule.words, record.caveats), *lost),
+        caveats=tuple(dict.fromkeys([*map(rule.words, record.caveats), *lost])),
     )
 
 

@@ -74,6 +74,8 @@ def _table(chart: Table, rule: Rule) -> Table:
     def kept(place: int, spot: int, cell: Cell) -> Cell:
         if spot in gone or (place in hidden and spot >= first and spot not in named[place]):
             return WITHHELD
+        if spot < first and spot in named[place]:  # a label: it may hold a number, "F × 0-39"
+            return cell
         return rule.words(cell, strict=True) if isinstance(cell, str) else cell
 
     rows = tuple(

@@ -11,15 +11,20 @@ from xvision import text
 from xvision.result import Group, RunInfo
 
 WITHHELD = "withheld"
+LEFT_OUT = "What speaks of groups too small to be shown is left out."
+"""Instead of sentences, once for all of them."""
 _NOUNS = "patients?|images?|cases?|people|persons?|women|men|positives?|negatives?|decisions?|labels?|errors?|rows?"
+_THINGS = "groups?|columns?|levels?|thresholds?"
 _COUNT = re.compile(
-    rf"(?<![\d.,–−-])(?<!\d[\s\u202f])\b([1-9]\d*)(?![\s\u202f]\d{{3}}\b)(?=\s(?:\w+\s){{0,3}}?(?:{_NOUNS})\b)",
+    rf"(?<![\d.,–−-])(?<!\d[\s\u202f])\b([1-9]\d*)(?![\s\u202f]\d{{3}}\b)(?=\s(?!(?:{_THINGS})\b)(?:\w+\s){{0,3}}?(?:{_NOUNS})\b)",
     re.IGNORECASE,
 )
 _SHARE = re.compile(r"(?<![\d.,–−-])(?<!\d[\s\u202f])\b([1-9]\d*)(?= (?:of|to) \d)")
 _SIZE = re.compile(r"\bn = ([1-9]\d*)\b(?![\s\u202f]\d)")
+_GLUE = "\0"
+"""Instead of the spaces of a level, whose full stop ends no sentence: "St. Mary"."""
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
-_TOGETHER = re.compile(r" \(| − | and | against | vs |, | × ")
+_TOGETHER = re.compile(r" \(| − | and | against | vs |, | × |\)|: ")
 _OTHERS = ("against", "reference", "group", "level")
 """Conditions beside a group column that may name a group, too."""
 
@@ -40,15 +45,36 @@ class Rule:
         """Whether a label stands for a withheld group: ``Sex F``, or the level alone. column: whose level that must be, if known."""
         if any(pattern.search(label) for pattern in self._conditions):
             return True
-        alone = {part.strip() for part in _TOGETHER.split(label)}
-        return any(level in alone for of, level in self.levels if column in ("", of))
+        return any(pattern.search(label) for of, pattern in self._alone if column in ("", of))
+
+    @cached_property
+    def _alone(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        """By column, levels that are a whole label or a whole part of one; a level may hold commas itself."""
+        ends = _TOGETHER.pattern
+        return tuple(
+            (column, re.compile(rf"(?:^\s*|{ends})(?:{_any(levels)})(?=\s*$|{ends})"))
+            for column, levels in self._by_column.items()
+        )
 
     @cached_property
     def _conditions(self) -> tuple[re.Pattern[str], ...]:
         return tuple(
-            re.compile(rf"(?<!\w)(?i:{re.escape(_condition(column, ''))}){re.escape(level)}(?!\w)")
-            for column, level in self.levels
+            re.compile(rf"(?<!\w)(?i:{re.escape(_condition(column, ''))})(?:{_any(levels)})(?!\w)")
+            for column, levels in self._by_column.items()
         )
+
+    @cached_property
+    def _words(self) -> re.Pattern[str] | None:
+        """Levels in a sentence; a number alone may be anything."""
+        spoken = [level for _, level in self.levels if not _number(level)]
+        return re.compile(rf"(?<!\w)(?:{_any(spoken)})(?!\w)") if spoken else None
+
+    @cached_property
+    def _by_column(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for column, level in sorted(self.levels):
+            found.setdefault(column, []).append(level)
+        return found
 
     def about(self, where: Mapping[str, object]) -> bool:
         """Whether a condition speaks of a withheld group."""
@@ -65,15 +91,17 @@ class Rule:
         """
         if not self.below:
             return said
-        kept = [WITHHELD + "." if self._tells(part) else part for part in _SENTENCES.split(said)]
-        counted = _COUNT.sub(self._fewer, " ".join(kept))
+        whole = self._words.sub(lambda found: found[0].replace(" ", _GLUE), said) if self._words else said
+        parts = (part.replace(_GLUE, " ") for part in _SENTENCES.split(whole))
+        kept = [LEFT_OUT if self._tells(part) else part for part in parts]
+        once = [part for place, part in enumerate(kept) if part != LEFT_OUT or part not in kept[:place]]
+        counted = _COUNT.sub(self._fewer, " ".join(once))
         counted = _SHARE.sub(self._fewer, counted) if strict else counted
         return _SIZE.sub(lambda found: f"n below {self.below}" if self.small(int(found[1])) else found[0], counted)
 
     def _tells(self, sentence: str) -> bool:
         """Whether a sentence gives figures and names a withheld group."""
-        alone = (re.compile(rf"(?<!\w){re.escape(level)}(?!\w)") for _, level in self.levels if not _number(level))
-        for pattern in (*self._conditions, *alone):
+        for pattern in (*self._conditions, *([self._words] if self._words else [])):
             rest, found = pattern.subn("", sentence)
             if found and re.search(r"\d", rest):
                 return True
@@ -112,6 +140,11 @@ def _cells(group: Group) -> Iterable[int]:
 
 def _condition(column: str, level: str) -> str:
     return text.condition({column: level})
+
+
+def _any(levels: Iterable[str]) -> str:
+    """A pattern for one of them, the longest first."""
+    return "|".join(map(re.escape, sorted(levels, key=lambda level: (-len(level), level))))
 
 
 def _number(level: str) -> bool:

@@ -42,7 +42,7 @@ def test_a_patient_with_two_sexes_is_named_and_one_at_two_sites_is_not() -> None
     check = named(checks, "patients_in_two_groups")
     assert faults(checks) == {"patients_in_two_groups": "warning"}
     assert check.evidence == (f"{several}: sex F and M",)
-    assert "differs between images of the same patient 1 times" in check.sentence
+    assert "Images of the same patient disagree about sex (1 patient)" in check.sentence
     assert "intervals, which are by patient, stay valid" in check.sentence
     both = named(checked(replace(PHANTOMS, table=table), ()), "patients_in_two_groups")
     assert f"{several}: site A and B" in both.evidence

@@ -19,7 +19,7 @@ from reports.build import build_report, document
 from reports.shelf import Shelf
 from reports.suppression import Rule, metrics, rule_of, shown
 from reports.suppression.charts import charts
-from reports.suppression.rule import completed
+from reports.suppression.rule import LEFT_OUT, completed
 from tests.factories import run_info
 from xvision.charts import Axis, Bars, Forest, HeatMap, Lines, Mark, Series, Table
 from xvision.config import FairnessPlan
@@ -193,6 +193,9 @@ def test_rows_of_tables() -> None:
     heads = Table("Sex: mix", "", ("", "F", "X"), (("old", "10 %", "20 %"), ("young", "90 %", "80 %")))
     (kept,), _ = charts((heads,), RULE)
     assert kept.rows == (("old", "10 %", "withheld"), ("young", "90 %", "withheld"))
+    names = Table("Cells", "", ("Cell", "Rate"), (("X × 0-39", "0.1"), ("F × 0-39", "0.2")))
+    (kept,), _ = charts((names,), RULE)
+    assert kept.rows == (("X × 0-39", "withheld"), ("F × 0-39", "0.2"))
     pair = Table("Flips", "", ("Repeat", "Flipped"), (("noise", "2 of 40"), ("blur", "20 of 40")))
     (kept,), _ = charts((pair,), RULE)
     assert kept.rows[0] == ("noise", "withheld")
@@ -240,11 +243,32 @@ def test_charts() -> None:
             "Two of 5 methods, 3 seeds, 0.3 cases, 1 003 patients.",
             "Two of 5 methods, 3 seeds, 0.3 cases, 1 003 patients.",
         ),
-        ("Worst for sex X: 0.41. Best for sex F: 0.9.", "withheld. Best for sex F: 0.9."),
-        ("Sensitivity of M is 0.4 lower. M is the rest.", "withheld. M is the rest."),
+        ("Worst for sex X: 0.41. Best for sex F: 0.9.", f"{LEFT_OUT} Best for sex F: 0.9."),
+        ("sex X: 0.41. sex X: 0.9. M has 7.", LEFT_OUT),
+        ("0 of 2 groups have 20 positive patients.", "0 of 2 groups have 20 positive patients."),
+        ("Sensitivity of M is 0.4 lower. M is the rest.", f"{LEFT_OUT} M is the rest."),
     ],
 )
 def test_sentences(said: str, kept: str) -> None:
     assert RULE.words(said) == kept
     assert Rule(0, (), frozenset()).words(said) == said
     assert number(1003, "count") == "1 003"
+
+
+@pytest.mark.parametrize("level", ["Rome, Italy", "St. Mary and St. John", "Clinic (old)", "A × B", "C: ward"])
+def test_levels_that_look_like_several_are_withheld(level: str) -> None:
+    rule = Rule(5, ("site",), frozenset({("site", level)}))
+    for label in (
+        level,
+        f"{level} − rest: as found",
+        f"{level}, against rest",
+        f"F × {level}",
+        f"Site {level} and the rest",
+    ):
+        assert rule.names(label), label
+    assert not rule.names(f"{level}x")
+    table = Table("Sizes", "", ("Column", "Group", "Rate"), (("Site", level, 0.1), ("Site", "Bern, Italy", 0.2)))
+    (kept,), _ = charts((table,), rule)
+    assert isinstance(kept, Table)
+    assert kept.rows == (("Site", level, "withheld"), ("Site", "Bern, Italy", 0.2))
+    assert rule.words(f"Lowest at {level}: 0.41. All is said.") == f"{LEFT_OUT} All is said."

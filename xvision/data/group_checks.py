@@ -80,16 +80,16 @@ def _contradictions(data: AuditDataset, columns: Sequence[str]) -> Iterator[Chec
     """Patients whose images disagree about who the patient is; an age in bands may change from one visit to the next."""
     if not data.patients_declared:
         return
-    evidence = []
+    evidence, counts = [], []
     for column in (name for name in columns if name not in data.bands):
         known = data.table.loc[data.table[column] != UNKNOWN, ["patient", column]].drop_duplicates()
         repeated = known[known["patient"].duplicated(keep=False)].groupby("patient", sort=True)[column]
         evidence += [f"{patient}: {column} {' and '.join(sorted(levels))}" for patient, levels in repeated]
+        counts += [f"{column} ({text.plural(len(repeated), 'patient')})"] if len(repeated) else []
     if evidence:
         sentence = (
-            f"Who a patient is differs between images of the same patient {len(evidence)} times: such a patient counts in each of "
-            f"the groups, and intervals, which are by patient, stay valid. Correct the column where it should be one value. "
-            f"The first: {evidence[0]}."
+            f"Images of the same patient disagree about {text.listing(counts)}: such a patient counts in each of the groups, "
+            f"and intervals, which are by patient, stay valid. Correct the column where it should be one value."
         )
         yield Check("patients_in_two_groups", "warning", sentence, tuple(evidence[:EXAMPLES]))
 
