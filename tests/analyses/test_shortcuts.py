@@ -73,9 +73,9 @@ def test_a_model_that_reads_the_mark_is_caught_with_the_effect_that_it_has(squar
 def test_a_model_that_reads_the_disease_is_not(spot: Result) -> None:
     """The square is in its embeddings and goes with the label in training; its head does not read it."""
     found = conclusions(spot)
-    assert found["site"] == "available, not followed"
+    assert found["site"] == "available, not shown to be followed"
     assert found["sex"] == "nothing found"
-    assert spot.summary.startswith("Available, not followed: ")
+    assert spot.summary.startswith("Available, not shown to be followed: ")
     both = {"site": "B", "cue": "found", "edit": "both"}
     assert one(spot, "cue_effect", **both).value == pytest.approx(0.0, abs=1e-5)
     assert one(spot, "flip_rate", **both, patch="cue").value == 0.0

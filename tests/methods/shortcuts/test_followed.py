@@ -15,6 +15,7 @@ from xvision.methods.shortcuts.ladder import (
     ENCODED,
     FOLLOWED,
     NOTHING,
+    UNTRIED,
     Rung,
     RungName,
     conclusion,
@@ -150,3 +151,10 @@ def test_a_column_that_says_nothing_is_rarely_called_available() -> None:
         plain += any(shown([estimate], null=0.5, above=True))
     assert found <= 5  # 300 × 0.005 and more than two standard deviations
     assert plain > found
+
+
+@pytest.mark.parametrize("rest", [{}, {"followed": Rung("left out"), "used": Rung("left out")}])
+def test_what_was_not_tested_is_not_called_not_followed(rest: dict[RungName, Rung]) -> None:
+    available: dict[RungName, Rung] = {"available": Rung("shown"), "encoded": Rung("shown")}
+    assert conclusion({**available, **rest}) == UNTRIED
+    assert conclusion({**available, **rest, "used": Rung("not shown")}) == AVAILABLE

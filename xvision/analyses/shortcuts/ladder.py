@@ -17,6 +17,7 @@ from xvision.methods.shortcuts.ladder import (
     FOLLOWED,
     NOTHING,
     RUNGS,
+    UNTRIED,
     Rung,
     conclusion,
 )
@@ -121,7 +122,7 @@ def summary(found: Mapping[Key, Mapping[str, Rung]]) -> str:
     by = {name: [key for key, rungs in found.items() if conclusion(rungs) == name] for name in CONCLUSIONS}
     best = next((name for name in CONCLUSIONS if by[name]), NOTHING)
     whom = text.listing([_who(key) for key in by.get(best, [])], 3)
-    rung = {CAUSAL: "causal", AVAILABLE: "available", ENCODED: "encoded"}.get(best)
+    rung = {CAUSAL: "causal", AVAILABLE: "available", UNTRIED: "available", ENCODED: "encoded"}.get(best)
     if best == NOTHING:
         return "Nothing was found among what was recorded; a cue that no column records can still be there."
     first = found[by[best][0]]
@@ -130,7 +131,8 @@ def summary(found: Mapping[Key, Mapping[str, Rung]]) -> str:
     said = {
         CAUSAL: f"Shortcut shown (causal): {whom}",
         FOLLOWED: f"The decision follows {whom}, cause not shown",
-        AVAILABLE: f"Available, not followed: {whom}",
+        AVAILABLE: f"Available, not shown to be followed: {whom}",
+        UNTRIED: f"Available, whether it is followed could not be tested: {whom}",
         ENCODED: f"Encoded, not shown to be used: {whom}",
     }[best]
     return f"{said} ({first[str(rung)].figure})."

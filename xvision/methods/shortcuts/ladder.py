@@ -26,11 +26,15 @@ so their luck (Nadeau and Bengio 2003: the root of 1 + 5 / 4)."""
 
 CAUSAL = "shortcut shown (causal)"
 FOLLOWED = "the decision follows it, cause not shown"
-AVAILABLE = "available, not followed"
+AVAILABLE = "available, not shown to be followed"
+UNTRIED = "available, whether it is followed could not be tested"
 ENCODED = "encoded, not shown to be used"
 NOTHING = "nothing found"
-CONCLUSIONS = (CAUSAL, FOLLOWED, AVAILABLE, ENCODED, NOTHING)
+CONCLUSIONS = (CAUSAL, FOLLOWED, AVAILABLE, UNTRIED, ENCODED, NOTHING)
 """From the strongest to the weakest."""
+
+
+_OF_USE: tuple[RungName, ...] = ("followed", "used", "causal")
 
 
 @dataclass(frozen=True)
@@ -82,4 +86,7 @@ def conclusion(rungs: Mapping[str, Rung]) -> str:
         return CAUSAL
     if found & {"followed", "used"}:
         return FOLLOWED
-    return AVAILABLE if "available" in found else ENCODED if "encoded" in found else NOTHING
+    if "available" in found:
+        tested = any(name in rungs and rungs[name].state != "left out" for name in _OF_USE)
+        return AVAILABLE if tested else UNTRIED
+    return ENCODED if "encoded" in found else NOTHING
