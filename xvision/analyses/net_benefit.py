@@ -203,7 +203,9 @@ def _words(curve: Curve) -> str:
     for name, wanted in (("everybody", True), ("nobody", False)):
         spans = [_span(*limits) for limits in runs(curve, lambda each, wanted=wanted: _worse(each, wanted))]  # type: ignore[misc]  # bound now
         parts += [f"worse than treating {name} {text.listing(spans)}"] if spans else []
-    return "; ".join([*parts, "not decided elsewhere"]) if parts else "not decided at any threshold asked for"
+    if not parts:
+        return "not shown to be better or worse at any threshold asked for"
+    return "; ".join([*parts, "not decided elsewhere"])
 
 
 def _worse(benefit: Benefit, everybody: bool) -> bool:

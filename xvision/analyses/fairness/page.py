@@ -45,7 +45,7 @@ def charts(columns: Sequence[Column], overall: dict[str, Estimate], power: float
             yield _forest(columns, shown, name, overall[name], minimum, some)
     if any(column.judged[name] for column in columns for name in COMPARED):
         yield _verdicts(columns)
-    if any(column.bounds for column in columns):
+    if any(bound.unknown for column in columns for bound in column.bounds.values()):
         yield _bounds(columns)
 
 
@@ -176,7 +176,7 @@ def _note(column: Column, name: Rate, gap: Gap, verdict: Verdict) -> str:
 
 
 def _bounds(columns: Sequence[Column]) -> Table:
-    rows = [(column, key, bound) for column in columns for key, bound in column.bounds.items()]
+    rows = [(column, key, bound) for column in columns for key, bound in column.bounds.items() if bound.unknown]
     return Table(
         title=f"What the missing values could hide{columns[0].target}",
         alt=f"For each group, the difference without the {UNKNOWN} cases, and the least and greatest over every way to assign them.",

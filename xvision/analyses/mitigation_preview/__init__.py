@@ -70,7 +70,9 @@ def _columns(audit: Audit, column: str) -> tuple[str, ...]:
 def _summary(figures: list[Column]) -> str:
     able = [each for each in figures if each.fitted is not None]
     if not able:
-        return f"No preview: {text.listing([f'{each.name}: {each.reason}' for each in figures])}."
+        return (
+            f"No preview for {text.listing([each.name for each in figures])} ({figures[0].name}: {figures[0].reason})."
+        )
     parts = []
     for each in able[:2]:
         helped, harmed = (round(each.people(name)) for name in ("helped", "harmed"))
