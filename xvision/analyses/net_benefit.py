@@ -11,7 +11,7 @@ from xvision import text
 from xvision.audit import Audit, apart, count, metric
 from xvision.charts import Axis, Chart, Lines, Reference, Series, Table
 from xvision.errors import ConfigError
-from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.cases import all_levels
 from xvision.methods.groups.net_benefit import Benefit, Curve, better_range, decided_benefit, decision_curve, runs
 from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
@@ -143,8 +143,7 @@ class _Judged(NamedTuple):
 def _levels(audit: Audit) -> Iterator[tuple[str, str]]:
     yield "", _ALL
     for column in (*audit.groups, *audit.acquisition):
-        names = np.unique(audit.column(column)).tolist()
-        yield from ((column, level) for level in sorted(names, key=lambda name: (name == UNKNOWN, name)))
+        yield from ((column, level) for level in all_levels(audit.column(column)))
 
 
 def _judged(

@@ -12,7 +12,7 @@ from xvision.analyses.case_mix.figures import Gaps
 from xvision.audit import Audit
 from xvision.charts import Axis, Chart, Forest, Mark, Reference, Table
 from xvision.methods.groups.case_mix import Compared
-from xvision.methods.groups.cases import UNKNOWN, Rate
+from xvision.methods.groups.cases import UNKNOWN, Rate, largest_levels
 from xvision.methods.groups.standardised import WITHIN_LABEL
 from xvision.methods.intervals import Estimate
 
@@ -26,9 +26,8 @@ _FOLLOWING: tuple[Rate, ...] = ("ppv", "npv", "selection_rate")
 def mixes(audit: Audit, column: str) -> Table:
     """Sizes of the groups first, then what each consists of."""
     levels, patients, table = audit.column(column), audit.patients, audit.data.table
-    names, sizes = np.unique(levels, return_counts=True)
-    largest = sorted(names[names != UNKNOWN].tolist(), key=lambda name: -sizes[names == name][0])[:_MOST_GROUPS]
-    shown = sorted(largest) + [UNKNOWN] * bool((levels == UNKNOWN).any())
+    known = largest_levels(levels)
+    shown = sorted(known[:_MOST_GROUPS]) + [UNKNOWN] * bool((levels == UNKNOWN).any())
     member = {name: levels == name for name in shown}
     rows: list[tuple[str, ...]] = [
         ("images", *(text.number(float(side.sum()), "count") for side in member.values())),
@@ -45,8 +44,8 @@ def mixes(audit: Audit, column: str) -> Table:
         shares = (" | ".join(_share(own, side & cases) for _, cases in parts) for side in member.values())
         rows.append((f"{other} {level}", *shares))
     alt = f"Shares are of {' | '.join(name for name, _ in parts)} of the group."
-    hidden = len(names) - len(shown)
-    alt += f" The {len(largest)} largest groups are shown; {hidden} smaller ones are not." if hidden else ""
+    hidden = max(0, len(known) - _MOST_GROUPS)
+    alt += f" The {_MOST_GROUPS} largest groups are shown; {hidden} smaller ones are not." if hidden else ""
     alt += f" {text.plural(left, 'more level')} of other columns not shown." if left else ""
     return Table(
         f"{text.label(column)}: who is compared, and how the groups differ in mix", alt, ("", *shown), tuple(rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xvision.audit import Audit, apart, metric
-from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.cases import all_levels
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.result import Metric
 
@@ -26,7 +26,7 @@ def diagnosed(audit: Audit, columns: tuple[str, ...]) -> Iterator[Metric]:
     yield from _both(audit, ill, cleared, everyone, {})
     for column in columns:
         levels = audit.column(column)
-        for level in sorted(set(levels), key=lambda name: (name == UNKNOWN, name)):
+        for level in all_levels(levels):
             yield from _both(audit, ill, cleared, levels == level, {apart(column, "class", "against", "column"): level})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from xvision import text
 from xvision.analyses.findings.answers import Answers
 from xvision.audit import Audit, apart, count, metric
-from xvision.methods.groups.cases import UNKNOWN, known_levels
+from xvision.methods.groups.cases import UNKNOWN, all_levels, largest_levels
 from xvision.methods.groups.multilabel import FindingGap, Findings, finding_gaps
 from xvision.methods.groups.verdicts import Word
 from xvision.result import Metric, Where
@@ -72,14 +72,12 @@ def measured(audit: Audit, answers: Answers, name: str, minimum: int, resamples:
         )
         for rate in RATES
     }  # fmt: skip
-    groups = (*known_levels(levels), *([UNKNOWN] if (levels == UNKNOWN).any() else []))
-    return Column(name, levels, groups, pooled, found)
+    return Column(name, levels, tuple(all_levels(levels)), pooled, found)
 
 
 def _pooled(levels: np.ndarray) -> tuple[np.ndarray, int]:
     """The largest levels as they are, all others as one."""
-    names, sizes = np.unique(levels[levels != UNKNOWN], return_counts=True)
-    small = names[np.argsort(-sizes, kind="stable")][_MOST_LEVELS:]
+    small = largest_levels(levels)[_MOST_LEVELS:]
     return np.where(np.isin(levels, small), f"{len(small)} other levels", levels), len(small)
 
 

@@ -13,11 +13,12 @@ from scipy.special import expit
 from xvision import text
 from xvision.audit import Audit, apart, count, metric
 from xvision.errors import DataError
-from xvision.methods.groups.cases import UNKNOWN, known_levels
+from xvision.methods.groups.cases import UNKNOWN, all_levels, known_levels
 from xvision.methods.groups.preview_effects import GroupEffect, Moves, group_effects, levels_down, moves
 from xvision.methods.groups.previews import Fitted, GroupRule, Tuning, fit_previews
 from xvision.methods.paired import mean_change
 from xvision.result import Metric, Where
+from xvision.targets import log_odds
 
 Recalibration = Literal["platt", "temperature"]
 _DEPLOYED = "as deployed"
@@ -65,11 +66,6 @@ def share_of(share: float) -> str:
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def _log_odds(audit: Audit) -> np.ndarray:
-    logits = audit.predictions.logits
-    return np.asarray(logits[:, audit.positive] - logits[:, 1 - audit.positive])
-
-
 class Column:
     """The previews of one column, or the reason why there are none."""
 
@@ -81,9 +77,9 @@ class Column:
         self.patients = np.unique(audit.patients, return_inverse=True)[1]
         self.positive = audit.labels == audit.positive
         self.deployed = audit.predictions.decisions == audit.positive
-        self.scores = _log_odds(audit)
+        self.scores = log_odds(audit.predictions.logits, audit.positive)
         self.tuning = Tuning(
-            _log_odds(tuning),
+            log_odds(tuning.predictions.logits, audit.positive),
             tuning.labels == audit.positive,
             tuning.column(name),
             np.unique(tuning.patients, return_inverse=True)[1],
@@ -97,7 +93,7 @@ class Column:
     @property
     def named(self) -> list[str]:
         """Its groups, the unknown last."""
-        return [*known_levels(self.levels), *([UNKNOWN] if self.unknown.any() else [])]
+        return all_levels(self.levels)
 
     def _refused(self) -> str:
         known = len(known_levels(self.levels))

@@ -8,7 +8,7 @@ from xvision import text
 from xvision.analyses.shortcuts.part import Key, Part, columns_of
 from xvision.audit import Audit
 from xvision.charts import Table
-from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.cases import UNKNOWN, largest_levels
 from xvision.methods.shortcuts.ladder import (
     AVAILABLE,
     CAUSAL,
@@ -44,9 +44,7 @@ def sizes(audit: Audit) -> Iterator[Table]:
     left_out = 0
     for column in columns:
         levels = audit.column(column)
-        names = sorted(
-            {str(name) for name in levels} - {UNKNOWN}, key=lambda name: (-int((levels == name).sum()), name)
-        )
+        names = largest_levels(levels)
         shown = names[: max(2, _MOST_ROWS // len(columns))]
         left_out += len(names) - len(shown)
         for name in [*shown, *[UNKNOWN] * bool((levels == UNKNOWN).any())]:

@@ -66,9 +66,12 @@ def known_levels(groups: np.ndarray) -> list[str]:
     return [str(level) for level in np.unique(groups) if level != UNKNOWN]
 
 
-def missed_disease(*, positive_is_healthy: bool) -> Rate:
-    """The rate that counts patients with disease who are called healthy (underdiagnosis, Seyyed-Kalantari 2021).
+def largest_levels(groups: np.ndarray) -> list[str]:
+    """Names of the groups (N,) without ``"unknown"``, those with most cases first."""
+    names, sizes = np.unique(groups[groups != UNKNOWN], return_counts=True)
+    return [str(name) for name in names[np.argsort(-sizes, kind="stable")]]
 
-    Where "no finding" is the positive class it is the false positive rate; overdiagnosis is then the other one.
-    """
-    return "fpr" if positive_is_healthy else "fnr"
+
+def all_levels(groups: np.ndarray) -> list[str]:
+    """Names of the groups (N,), sorted, and ``"unknown"`` last where there is any."""
+    return [*known_levels(groups), *[UNKNOWN] * bool((groups == UNKNOWN).any())]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.cases import UNKNOWN, all_levels
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.methods.scores import auroc
 from xvision.methods.shift.prevalence import standardised_accuracy
@@ -89,7 +89,7 @@ def _recall(correct: np.ndarray, member: np.ndarray, patients: np.ndarray, missi
 
 def levels(cases: Judged, named: np.ndarray, prevalence: np.ndarray, *, fewest: int) -> tuple[Level, ...]:
     """Each level of a column (N,), sorted, "unknown" last; below ``fewest`` patients its figures have a reason instead."""
-    names = sorted({str(name) for name in named}, key=lambda name: (name == UNKNOWN, name))
+    names = all_levels(named)
     return tuple(_level(_of(cases, named == name), name, prevalence, fewest) for name in names)
 
 
