@@ -28,6 +28,7 @@ from xvision.methods.recalibration import Recalibration, calibration_slope_inter
 from xvision.methods.recalibration_preview import FIGURES, Judged, Preview, judged, platt_logits, preview
 from xvision.registry import analysis
 from xvision.result import Better, Metric, Result, Where, spoken
+from xvision.targets import declared_columns, frequent_classes
 from xvision.tuning import tuning_cases
 
 _SIGNIFICANT = 0.025
@@ -141,7 +142,7 @@ def _debiased(
 
 def _groups(audit: Audit, subject: Judged, bins: int, resamples: int, minimum: int) -> Iterator[Metric]:
     """Each level of each column."""
-    for column in (*audit.groups, *audit.acquisition):
+    for column in declared_columns(audit):
         levels = audit.column(column)
         for level in np.unique(levels):
             member = levels == level
@@ -152,8 +153,7 @@ def _groups(audit: Audit, subject: Judged, bins: int, resamples: int, minimum: i
 def _classes(audit: Audit, bins: int, resamples: int, minimum: int) -> Iterator[Metric]:
     """Each class against the rest, the most frequent ones; nothing for two classes, which mirror each other."""
     if audit.decision.positive is None:
-        frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:_MOST_CLASSES]
-        for code in np.sort(frequent):
+        for code in sorted(frequent_classes(audit, _MOST_CLASSES)):
             cases = (audit.predictions.probabilities[:, code], audit.labels == code, audit.patients)
             yield from _part(audit, cases, {"class": audit.classes[code]}, bins, resamples, minimum)
 

@@ -12,11 +12,11 @@ from xvision.errors import ConfigError
 from xvision.methods.groups.cases import known_levels
 from xvision.methods.groups.crossed import COMPARED, Cell, Compared, Crossed, crossed
 from xvision.methods.groups.gaps import Gap
-from xvision.methods.groups.verdicts import Verdict, verdict
+from xvision.methods.groups.verdicts import Verdict, counted, verdict
 from xvision.methods.intervals import held_together
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result, Where
-from xvision.targets import Target, targets
+from xvision.targets import THRESHOLD_AS_GIVEN, Target, caveats_of_gaps, targets
 
 _MOST_ROWS = 20
 _MOST_MAPPED = 2
@@ -164,11 +164,10 @@ def _verdicts(found: list[_Page]) -> Iterator[Table]:
         return
     short = sum(one.gap.difference.value is None for page in found for one in page.judged)
     words = [one.verdict.word for one in every]
-    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     more = f" {len(every) - _MOST_ROWS} more are in the metrics." if len(every) > _MOST_ROWS else ""
     yield Table(
         title="What may be said of each combination against the rest, the worst first",
-        alt=f"Of {text.plural(len(every), 'comparison')}: {counted}.{more} {text.plural(short, 'comparison')} had too few patients.",
+        alt=f"Of {text.plural(len(every), 'comparison')}: {counted(words)}.{more} {text.plural(short, 'comparison')} had too few patients.",
         columns=("Combination", "Rate", "In the combination", "Less the rest", "Verdict"),
         rows=tuple(
             (
@@ -249,17 +248,14 @@ def _summary(found: list[_Page]) -> str:
             f" {text.plural(more, 'further combination')} in the tables." if more > 0 else ""
         )
     words = [one.verdict.word for one in every]
-    counted = ", ".join(f"{text.number(words.count(word), 'count')} {word}" for word in dict.fromkeys(words))
     better = " The gaps shown are of combinations that do better than the rest." if shown else ""
-    return f"No combination of groups is shown to do worse than the rest. Of {text.plural(len(every), 'comparison')}: {counted}.{better}"
+    said = f"Of {text.plural(len(every), 'comparison')}: {counted(words)}."
+    return f"No combination of groups is shown to do worse than the rest. {said}{better}"
 
 
 def _caveats(audit: Audit, found: list[_Page], minimum: int) -> Iterator[str]:
     first = found[0].crossed
-    short = sum(one.gap.difference.value is None for page in found for one in page.judged)
-    yield "A difference may come from case mix, prevalence or label quality as well as from the model."
-    if short:
-        yield f"{text.plural(short, 'comparison')} had fewer than {minimum} patients in a denominator: nothing is known there."
+    yield from caveats_of_gaps(audit, [one.gap.difference for page in found for one in page.judged], minimum)
     if first.empty_cells:
         yield f"{text.plural(first.empty_cells, 'combination')} of levels that occur has nobody in the data: nothing is known there."
     if first.left_out:
@@ -267,7 +263,5 @@ def _caveats(audit: Audit, found: list[_Page], minimum: int) -> Iterator[str]:
     unknown = sum(not cell.known for cell in first.cells)
     if unknown:
         yield f"{text.plural(unknown, 'combination')} with an unknown level are shown and not ranked."
-    if audit.fairness.margin is None:
-        yield "No margin was agreed ([fairness] margin), so no difference can be called equivalent or small enough."
     if audit.operating.tuned:
-        yield "Intervals here take the threshold as given, although it was chosen on cases."
+        yield THRESHOLD_AS_GIVEN

@@ -16,10 +16,10 @@ from xvision.methods.groups.net_benefit import Benefit, Curve, better_range, dec
 from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
 from xvision.result import Metric, Result, Where
+from xvision.targets import declared_columns, frequent_classes
 
 _MOST_ROWS = 20
 _MOST_CURVES = 4
-_MOST_CLASSES = 10
 _MOST_CHARTED = 3
 """Classes with charts, where there are more than two and none is known to be without disease."""
 _ALL = "all"
@@ -108,8 +108,7 @@ def _cases(audit: Audit) -> Iterator[_Case]:
         yield _Case(name, {}, audit.labels != healthy, 1 - probabilities[:, healthy], decided != healthy, None)
         return
     worth = None if healthy is None else _worth(audit)
-    frequent = np.argsort(-np.bincount(audit.labels, minlength=len(audit.classes)), kind="stable")[:_MOST_CLASSES]
-    for code in frequent.tolist() if healthy is None else [1 - healthy]:
+    for code in frequent_classes(audit) if healthy is None else [1 - healthy]:
         name = audit.classes[code]
         where: Where = {"class": name} if healthy is None else {}
         yield _Case(name, where, audit.labels == code, probabilities[:, code], decided == code, worth)
@@ -142,7 +141,7 @@ class _Judged(NamedTuple):
 
 def _levels(audit: Audit) -> Iterator[tuple[str, str]]:
     yield "", _ALL
-    for column in (*audit.groups, *audit.acquisition):
+    for column in declared_columns(audit):
         yield from ((column, level) for level in all_levels(audit.column(column)))
 
 

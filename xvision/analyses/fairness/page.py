@@ -14,7 +14,7 @@ from xvision.methods.groups.cases import UNKNOWN, Rate
 from xvision.methods.groups.gaps import Gap
 from xvision.methods.groups.power import detectable_difference
 from xvision.methods.groups.table import GroupRow
-from xvision.methods.groups.verdicts import Verdict, worst_group
+from xvision.methods.groups.verdicts import Verdict, counted, worst_group
 from xvision.methods.intervals import Estimate
 
 _MOST_ROWS = 30
@@ -142,11 +142,10 @@ def _verdicts(columns: Sequence[Column]) -> Table:
         :_MOST_ROWS
     ]
     words = [word.word for *_, word in rows]
-    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     more = f" {_MOST_ROWS} are shown: gaps first, then by size." if len(worst) < len(rows) else ""
     return Table(
         title=f"What may be said of each difference{columns[0].target}",
-        alt=f"Of {text.plural(len(rows), 'comparison')}: {counted}. The intervals of a column and rate hold together.{more}",
+        alt=f"Of {text.plural(len(rows), 'comparison')}: {counted(words)}. The intervals of a column and rate hold together.{more}",
         columns=("Group", "Rate", "Difference", "Verdict", "Note"),
         rows=tuple(
             (

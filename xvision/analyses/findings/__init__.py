@@ -8,11 +8,13 @@ import numpy as np
 
 from xvision import text
 from xvision.analyses.findings.answers import CONVENTION, Answers, answered
-from xvision.analyses.findings.column import Column, Judged, counted, judged_of, measured, metrics_of
+from xvision.analyses.findings.column import Column, Judged, judged_of, measured, metrics_of
 from xvision.analyses.findings.page import charts
 from xvision.audit import Audit, count
+from xvision.methods.groups.verdicts import counted, not_excluded
 from xvision.registry import analysis
 from xvision.result import Result
+from xvision.targets import THRESHOLD_AS_GIVEN, caveats_of_gaps
 
 _MOST_SAID = 3
 
@@ -71,9 +73,10 @@ def _summary(judged: list[Judged]) -> str:
         more = len(shown) - _MOST_SAID
         rest = f" {text.plural(more, 'further gap')} in the metrics." if more > 0 else ""
         return f"Gap shown. {said}{rest}{other}"
+    widest = not_excluded(one.gap.difference for one in missed if one.word == "not enough data")
     return (
         "No finding is shown to be missed more often in any patient group. Of"
-        f" {text.plural(len(missed), 'comparison')}: {counted(missed)}.{_widest(missed)}{other}"
+        f" {text.plural(len(missed), 'comparison')}: {counted([one.word for one in missed])}.{widest}{other}"
     )
 
 
@@ -84,17 +87,10 @@ def _said(one: Judged) -> str:
     return f"Sensitivity for {one.gap.finding} is {size} lower for {one.column.label(one.gap.group)} than for the rest."
 
 
-def _widest(judged: list[Judged]) -> str:
-    """How large a gap may be without having been shown."""
-    gaps = [one.gap.difference for one in judged if one.word == "not enough data"]
-    ends = [abs(end) for gap in gaps for end in (gap.low, gap.high) if end is not None]
-    return f" Gaps of up to {text.number(max(ends))} are not excluded." if ends else ""
-
-
 def _caveats(
     audit: Audit, answers: Answers, columns: list[Column], judged: list[Judged], minimum: int
 ) -> Iterator[str]:
-    yield "A difference may come from case mix, prevalence or label quality as well as from the model."
+    yield from caveats_of_gaps(audit, [one.gap.difference for one in judged], minimum)
     yield from _about_decisions(audit, answers)
     yield from _about_labels(answers)
     families = len({(one.column.name, one.rate) for one in judged})
@@ -108,11 +104,6 @@ def _caveats(
             yield f"The {text.plural(column.pooled, 'smaller level')} of {text.label(column.name)} are one group here."
         if not column.comparable:
             yield f"Means of the groups of {text.label(column.name)} are over different findings, so that they cannot be compared."
-    short = sum(one.gap.difference.value is None for one in judged)
-    if short:
-        yield f"{text.plural(short, 'comparison')} had fewer than {minimum} patients in a denominator: nothing is known there."
-    if audit.fairness.margin is None:
-        yield "No margin was agreed ([fairness] margin), so no difference can be called equivalent or small enough."
 
 
 def _about_decisions(audit: Audit, answers: Answers) -> Iterator[str]:
@@ -127,7 +118,7 @@ def _about_decisions(audit: Audit, answers: Answers) -> Iterator[str]:
     elif given:
         yield f"{text.opening(answers.audited)} is decided as deployed, the others as given: {text.listing(given)}."
     if audit.operating.tuned:
-        yield "Intervals here take the threshold as given, although it was chosen on cases."
+        yield THRESHOLD_AS_GIVEN
 
 
 def _about_labels(answers: Answers) -> Iterator[str]:

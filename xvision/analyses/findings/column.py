@@ -121,8 +121,3 @@ def metrics_of(column: Column, answers: Answers) -> Iterator[Metric]:
                 yield Metric(f"{name}_bh_p", gap.adjusted, n=estimate.n, where=where, interval=how)
         for group, (estimate, _) in found.mean.items():
             yield metric(f"mean_{rate}", estimate, better="higher", where=column.where(group))
-
-
-def counted(judged: list[Judged]) -> str:
-    words = [one.word for one in judged]
-    return ", ".join(f"{text.number(words.count(word), 'count')} {word}" for word in dict.fromkeys(words))

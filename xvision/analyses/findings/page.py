@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from xvision import text
 from xvision.analyses.findings.answers import Answers
-from xvision.analyses.findings.column import RATES, Column, Judged, counted
+from xvision.analyses.findings.column import RATES, Column, Judged
 from xvision.audit import Audit
 from xvision.charts import Chart, HeatMap, Table
 from xvision.methods.groups.cases import UNKNOWN
+from xvision.methods.groups.verdicts import counted
 
 _MOST_ROWS = 20
 _MOST_COLUMNS = 6
@@ -111,7 +112,7 @@ def _gaps(judged: list[Judged]) -> Table:
     none = f" {text.plural(short, 'comparison')} had too few patients." if short else ""
     return Table(
         title="What may be said of each finding and group against the rest",
-        alt=f"Of {text.plural(len(judged), 'comparison')}: {counted(judged)}.{more}{none}",
+        alt=f"Of {text.plural(len(judged), 'comparison')}: {counted([one.word for one in judged])}.{more}{none}",
         columns=("Finding", "Group", "Rate", "In the group", "Less the rest", "p, adjusted", "Verdict"),
         rows=tuple(
             (

@@ -14,7 +14,7 @@ from xvision.methods.groups.verdicts import verdict
 from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where
-from xvision.targets import MOST_CLASSES, targets
+from xvision.targets import MOST_CLASSES, NO_COLUMNS, declared_columns, targets
 
 _MOST_CHARTED = 3
 """Classes with charts, where there are more than two."""
@@ -38,9 +38,9 @@ def group_scores(audit: Audit, *, bins: int = 10, minimum: int = 10, resamples: 
     than ``minimum`` patients on either side is shown with its counts and nothing else is said of it. With more than two classes each is
     taken against the rest. Equal figures do not make the labels of all groups equally right.
     """
-    columns = (*audit.groups, *audit.acquisition)
+    columns = declared_columns(audit)
     if not columns:
-        raise NotApplicable("no group or acquisition columns were declared; name them in the plan or with --groups")
+        raise NotApplicable(NO_COLUMNS)
     metrics: list[Metric] = []
     drawn: list[Chart] = []
     sentences: list[str] = []

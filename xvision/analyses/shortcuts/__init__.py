@@ -13,10 +13,10 @@ from xvision.audit import Audit
 from xvision.methods.shortcuts.ladder import Rung
 from xvision.registry import analysis
 from xvision.result import NotApplicable, Result
+from xvision.targets import NO_COLUMNS
 
 _ORDER = ("followed", "causal", "used", "available", "encoded")
 """Of the numbers: those that decide most come first."""
-_NO_COLUMNS = "no group or acquisition columns were declared; name them in the plan or with --groups"
 
 
 @analysis(
@@ -51,7 +51,7 @@ def shortcuts(
     """
     pictured = audit.can("pixels") is None
     if not columns_of(audit) and not pictured:
-        raise NotApplicable(_NO_COLUMNS)
+        raise NotApplicable(NO_COLUMNS)
     available = from_columns(audit, resamples)
     along = follows(audit, minimum, available.shown())
     encoded, used = inside(audit, embeddings, minimum, resamples)
@@ -89,4 +89,4 @@ def _interventions(
 
 
 def _missing(audit: Audit) -> tuple[str, ...]:
-    return () if columns_of(audit) else (f"Only the images were looked at: {_NO_COLUMNS}.",)
+    return () if columns_of(audit) else (f"Only the images were looked at: {NO_COLUMNS}.",)

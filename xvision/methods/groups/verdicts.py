@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +27,17 @@ class Verdict(NamedTuple):
 
     word: Word
     sentence: str
+
+
+def counted(words: Sequence[str]) -> str:
+    """``2 gap shown, 3 not enough data``, in the order in which they first come."""
+    return ", ".join(f"{text.number(words.count(word), 'count')} {word}" for word in dict.fromkeys(words))
+
+
+def not_excluded(gaps: Iterable[Estimate]) -> str:
+    """A sentence on the largest size that any interval holds, after a space; "" without intervals."""
+    ends = [abs(end) for gap in gaps for end in (gap.low, gap.high) if end is not None]
+    return f" Gaps of up to {text.number(max(ends))} are not excluded." if ends else ""
 
 
 class Prevalence(NamedTuple):
