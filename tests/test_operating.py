@@ -260,9 +260,9 @@ def test_a_rule_is_no_decision_until_an_audit_has_asked_it() -> None:
 def test_a_binary_model_may_look_for_the_healthy() -> None:
     model = subject().model
     plain = deployed_decision(model, DecisionPlan("normal", 0.5))
-    assert (plain.healthy, plain.healthy_declared) == (1, False)
+    assert (plain.healthy, plain.no_disease) == (1, None)
     told = deployed_decision(model, DecisionPlan("normal", 0.5, no_disease="normal"))
-    assert (told.positive, told.healthy, told.healthy_declared) == (0, 0, True)
+    assert (told.positive, told.healthy, told.no_disease) == (0, 0, 0)
     with pytest.raises(
         ConfigError, match=r"decision\.no_disease is 'norml', not a class of the model\. Did you mean 'normal'"
     ):

@@ -86,18 +86,18 @@ def test_half_given_or_impossible_decisions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "healthy", "declared"),
+    ("decision", "healthy"),
     [
-        (Decision(1, 0.5), 0, False),
-        (Decision(0, 0.5), 1, False),
-        (Decision(1, 0.5, no_disease=1), 1, True),  # looks for "No Finding"
-        (Decision(0, 0.5, no_disease=1), 1, True),
-        (Decision(), None, False),
-        (Decision(no_disease=0), 0, True),
+        (Decision(1, 0.5), 0),
+        (Decision(0, 0.5), 1),
+        (Decision(1, 0.5, no_disease=1), 1),  # looks for "No Finding"
+        (Decision(0, 0.5, no_disease=1), 1),
+        (Decision(), None),
+        (Decision(no_disease=0), 0),
     ],
 )
-def test_the_class_without_disease_is_the_one_stated(decision: Decision, healthy: int | None, declared: bool) -> None:
-    assert (decision.healthy, decision.healthy_declared) == (healthy, declared)
+def test_the_class_without_disease_is_the_one_stated(decision: Decision, healthy: int | None) -> None:
+    assert decision.healthy == healthy
 
 
 def test_logits_that_cannot_be_judged_are_refused() -> None:

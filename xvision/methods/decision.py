@@ -73,11 +73,6 @@ class Decision:
         """The class without disease: the one stated; of a binary model without that, the one that is not positive."""
         return self.no_disease if self.no_disease is not None or self.positive is None else 1 - self.positive
 
-    @property
-    def healthy_declared(self) -> bool:
-        """Whether somebody said which class is without disease; else ``healthy`` is a convention."""
-        return self.no_disease is not None
-
 
 def shifted_logits(logits: Logits, decision: Decision) -> Logits:
     """Logits (N, K) moved so that their argmax is the deployed decision, with the same gradients of every difference.

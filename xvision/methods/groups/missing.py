@@ -16,22 +16,14 @@ class MissingBounds(NamedTuple):
     """A gap, group minus reference, under what the unknown cases could be; each with its own interval.
 
     observed: without them. lowest, highest: they are shared out between the two sides so that the gap is as small or as
-    large as it can be; no other assignment, of all to one side or of some, gives a gap outside. in_group, in_reference:
-    all of them on one side. unknown: how many of them are in the denominator.
+    large as it can be; no other assignment, of all to one side or of some, gives a gap outside. unknown: how many of
+    them are in the denominator.
     """
 
     observed: Estimate
     lowest: Estimate
     highest: Estimate
-    in_group: Estimate
-    in_reference: Estimate
     unknown: int
-
-    @property
-    def sign_known(self) -> bool:
-        """Whether the gap has the same sign, beyond chance, wherever the unknown cases belong."""
-        low, high = self.lowest.low, self.highest.high
-        return low is not None and high is not None and (low > 0 or high < 0)
 
 
 class Missingness(NamedTuple):
@@ -90,13 +82,10 @@ def missing_bounds(
     observed = difference(sample(first), sample(second), level=level)
     if observed.value is None:
         observed = not_estimable(f"no {rate.cases} in one of the groups")
-    nobody = np.zeros_like(unknown)
     return MissingBounds(
         observed,
         gap(unknown & ~rate.hits),
         gap(unknown & rate.hits),
-        gap(unknown),
-        gap(nobody),
         int(unknown.sum()),
     )
 
