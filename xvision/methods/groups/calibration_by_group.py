@@ -118,14 +118,13 @@ def in_the_large_gaps(
     """The comparisons that ``gaps`` makes, made of calibration in the large: same pairs, families, levels, reasons."""
     predicted, happened = checked(probabilities, outcomes)
     named = _named(groups, len(predicted))
-    found = []
-    for gap in gaps:
-        if not gap.difference.reason:
-            parts = sides(named, gap)
-            estimate = in_the_large_gap(predicted, happened, patients, *parts, level=gap.level)
-            gap = replace(gap, difference=estimate)  # noqa: PLW2901
-        found.append(gap)
-    return tuple(found)
+
+    def compared(gap: Gap) -> Estimate:
+        if gap.difference.reason:
+            return gap.difference
+        return in_the_large_gap(predicted, happened, patients, *sides(named, gap), level=gap.level)
+
+    return tuple(replace(gap, difference=compared(gap)) for gap in gaps)
 
 
 def _named(groups: np.ndarray, cases: int) -> np.ndarray:
