@@ -63,7 +63,7 @@ def trained(data: AuditDataset, seed: int) -> NetworkClassifier:
         network = SmallNetwork(2)
     pixels = torch.from_numpy(np.array(learned.pixels(learned.ids, spec)))
     train(network, Images(pixels, torch.from_numpy(learned.label_codes(_CLASSES))), Recipe(8, rate=3e-3))
-    told = sum(float(weights.abs().sum()) for weights in network.parameters())
+    told = sum(float(weights.detach().abs().sum()) for weights in network.parameters())
     facts = Facts(_CLASSES, False, spec, "Small network", "a benchmark", f"small {told:.6f}")
     return _Network(network.eval(), facts, torch.device("cpu"))
 

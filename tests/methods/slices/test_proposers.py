@@ -140,6 +140,8 @@ def test_a_slice_is_described_by_fishers_test_of_patients() -> None:
     )
     assert copied == [found]
     assert describe(members, {"sex": columns["sex"]}, np.arange(400)) == []
+    without = {"site": np.where(members, "", columns["site"])}
+    assert describe(members, without, np.arange(400)) == []
 
 
 def test_inputs_that_cannot_be_searched_are_refused() -> None:

@@ -39,9 +39,14 @@ class Found:
         return tuple(names)
 
     def described(self, item: Slice) -> list[Description]:
-        """Levels that are more frequent inside, on the confirm half."""
-        half = ~self.search.discover
-        columns = {name: values[half] for name, values in self.columns.items()}
+        """Levels, and levels among the cases of one class, that are more frequent inside, on the confirm half."""
+        half, labels = ~self.search.discover, self.cases.labels
+        among = {
+            f"{name} cases of {column}": np.where(labels == code, values, "")
+            for code, name in enumerate(self.audit.classes)
+            for column, values in self.columns.items()
+        }
+        columns = {name: values[half] for name, values in {**self.columns, **among}.items()}
         return describe(item.candidate.members[half], columns, self.cases.patients[half])
 
     def named(self, place: int) -> str:

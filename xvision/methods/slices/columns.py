@@ -77,10 +77,13 @@ def describe(
 ) -> list[Description]:
     """What columns (N,) say of the members (N,): levels that Fisher's test finds more frequent inside, most telling first.
 
-    A patient counts once inside and once outside. P-values are adjusted over all levels (Benjamini and Hochberg).
+    A patient counts once inside and once outside. P-values are adjusted over all levels (Benjamini and Hochberg). A
+    case without a level of a column has "" there.
     """
     sizes = [len(np.unique(patients[side])) for side in (members, ~members)]
-    levels = [(column, str(level)) for column, values in columns.items() for level in np.unique(values[members])]
+    levels = [
+        (column, str(level)) for column, values in columns.items() for level in np.unique(values[members]) if level
+    ]
     if not levels or not min(sizes):
         return []
     there, away = (
