@@ -54,8 +54,7 @@ def at_operating_point(audit: Audit, plan: DecisionPlan) -> Audit:
     if plan.rule is None or audit.decision.positive is None:
         return replace(audit, operating=OperatingPoint(declared_statement(audit, plan)), shared={})
     check_rule(audit, plan)
-    tuning = audit.on_split("validation")
-    assert tuning is not None  # noqa: S101  # checked just above
+    tuning = _validation(audit)
     rule = Rule(plan.rule.target, plan.rule.value)
     cases = Judged(tuning.scores, tuning.labels == audit.positive, tuning.patients)
     threshold = float(chosen_thresholds(rule, cases)[0])
@@ -69,11 +68,17 @@ def at_operating_point(audit: Audit, plan: DecisionPlan) -> Audit:
         rule, cases, replace(audit, task="operating point").seed_of("thresholds"),
     )  # fmt: skip
     decided = replace(audit, decision=decision_at(audit.model, plan, threshold), operating=point, shared={})
-    again = decided.on_split("validation")
-    assert again is not None  # noqa: S101
+    again = _validation(decided)
     logits = tuning.predictions.logits
     again.predictions = Predictions(logits, tuning.predictions.probabilities, decide(logits, decided.decision))
     return decided
+
+
+def _validation(audit: Audit) -> Audit:
+    """The audit of the split "validation", which :func:`check_rule` has found."""
+    if (tuning := audit.tuning) is None:
+        raise ConfigError(f'decision.rule: there is no split "validation". {_INSTEAD}')
+    return tuning
 
 
 def declared_statement(audit: Audit, plan: DecisionPlan) -> str:
