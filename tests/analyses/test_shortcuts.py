@@ -110,6 +110,14 @@ def test_the_outside_alone_is_enough_for_a_model_that_reads_it() -> None:
         assert one(result, "inside_auroc").value == pytest.approx(inside, abs=0.001)
 
 
+def test_levels_of_few_patients_are_not_told_apart_on_the_outside() -> None:
+    audit = marked_audit(Scene(agreement=1.0), square=8.0)
+    table = audit.everything.table.copy()
+    table.loc[table.index[table["split"] == "test"][:6], "site"] = "C"
+    result = run(replace(audit, everything=replace(audit.everything, table=table)))
+    assert {item.where["site"] for item in result.metrics if item.name == "outside_level_auroc"} == {"A", "B"}
+
+
 def test_attribution_outside_is_the_share_that_the_weights_give() -> None:
     audit = marked_audit(Scene(masks=True), spot=6.0, square=2.0)
     result = run(audit, cases=50)

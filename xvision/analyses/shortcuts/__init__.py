@@ -58,7 +58,7 @@ def shortcuts(
     ladders = [{"available": available, "encoded": encoded, "followed": along, "used": used}]
     if pictured:
         suspects = [key[1] for part in (available, along, used) for key in sorted(part.shown())]
-        ladders += _interventions(audit, tuple(dict.fromkeys(suspects)), boxes, cases, border, resamples)
+        ladders += _interventions(audit, tuple(dict.fromkeys(suspects)), boxes, cases, border, minimum, resamples)
     else:
         reason = str(audit.can("pixels"))
         ladders[0]["causal"] = Part(rungs={key: Rung("left out", reason) for key in available.rungs})
@@ -79,11 +79,15 @@ def _interventions(
     boxes: tuple[tuple[float, ...], ...],
     cases: int,
     border: float,
+    minimum: int,
     resamples: int,
 ) -> list[dict[str, Part]]:
     """What needs pixels: the edge of the images, and marks put in and taken out."""
     seen = looked(audit, 2 * cases, border)
-    edge = {"available": at_the_edge(audit, seen), "followed": alone(audit, cases, border, set(suspects), resamples)}
+    edge = {
+        "available": at_the_edge(audit, seen),
+        "followed": alone(audit, cases, border, set(suspects), minimum, resamples),
+    }
     cues, reasons = suspected(audit, seen, boxes, suspects)
     return [edge, {"causal": caused(audit, cues, reasons, cases)}]
 

@@ -16,6 +16,7 @@ from xvision.charts import Table
 from xvision.engine import Batch, Rows
 from xvision.methods.attribution import input_x_gradient
 from xvision.methods.decision import Decision, decide
+from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.intervals import Estimate
 from xvision.methods.scores import auroc
 from xvision.methods.shift.image_statistics import image_statistics
@@ -138,7 +139,7 @@ def region_of(audit: Audit, border: float) -> Region:
     return Region("border", frozenset(), frame)
 
 
-def alone(audit: Audit, cases: int, border: float, suspects: set[str], resamples: int) -> Part:
+def alone(audit: Audit, cases: int, border: float, suspects: set[str], minimum: int, resamples: int) -> Part:
     """The model on images of which only the outside, and only the inside, is left."""
     region = region_of(audit, border)
     positions = by_id(audit, audit.sample(cases))
@@ -153,13 +154,13 @@ def alone(audit: Audit, cases: int, border: float, suspects: set[str], resamples
     found: list[tuple[str, str, Estimate]] = []
     for target in targets(audit):
         found.append((target.name, "label", _ranked(audit, part, target, positions, rows, region)))
-        apart_ = _told_apart(audit, target, positions, rows, region, suspects, resamples)
+        apart_ = _told_apart(audit, target, positions, rows, region, suspects, minimum, resamples)
         part.metrics += [item for _, item in apart_]
         found += [(target.name, level, _estimate(item)) for level, item in apart_]
     reached = shown([estimate for *_, estimate in found], null=0.5)
     for name in dict.fromkeys(name for name, *_ in found):
         own = [(what, each, yes) for (of, what, each), yes in zip(found, reached, strict=True) if of == name]
-        part.rungs[name, OUTSIDE] = _followed(own)
+        part.rungs[name, OUTSIDE] = _followed(own, "what is outside the masks" if region.masked else "the frame")
     part.metrics += _attributed(audit, positions, region, masks)
     part.caveats += _caveats(audit, region, border, len(positions))
     return part
@@ -169,7 +170,7 @@ def _estimate(item: Metric) -> Estimate:
     return Estimate(item.value, item.low, item.high, item.n or 0, item.interval, item.reason)
 
 
-def _followed(own: list[tuple[str, Estimate, bool]]) -> Rung:
+def _followed(own: list[tuple[str, Estimate, bool]], seen: str) -> Rung:
     """The label first, then the level that the score on the outside alone tells best."""
     known = [each for each in own if each[1].value is not None]
     if not known:
@@ -178,7 +179,7 @@ def _followed(own: list[tuple[str, Estimate, bool]]) -> Rung:
     of = "the label" if what == "label" else f"{what} at the same label"
     return Rung(
         "shown" if yes else "not shown",
-        f"the model on the outside alone, AUROC of {of}: {spoken(metric('a', estimate))}",
+        f"the model on {seen} alone, AUROC of {of}: {spoken(metric('a', estimate))}",
     )
 
 
@@ -200,18 +201,27 @@ def _ranked(audit: Audit, part: Part, target: Target, positions: np.ndarray, row
 
 
 def _told_apart(
-    audit: Audit, target: Target, positions: np.ndarray, rows: Rows, region: Region, suspects: set[str], resamples: int
+    audit: Audit,
+    target: Target,
+    positions: np.ndarray,
+    rows: Rows,
+    region: Region,
+    suspects: set[str],
+    minimum: int,
+    resamples: int,
 ) -> list[tuple[str, Metric]]:
     """Level in words and figure: how well the score on the outside alone tells the levels of suspected columns apart at the same label."""
     found = []
     for column in sorted(suspects):
         levels = audit.column(column)[positions]
-        names = known_levels_of(levels, audit.patients[positions], minimum=2)
-        for name in names[1:] if len(names) == 2 else names if len(names) > 2 else ():
-            kept = np.isin(levels, names)
+        people, kept = audit.patients[positions], levels != UNKNOWN
+        names = known_levels_of(levels, people, minimum=minimum)
+        for name in names[1:] if len(np.unique(levels[kept])) == 2 else names:
+            if len(np.unique(people[kept & (levels != name)])) < minimum:
+                continue
             estimate = stratified_auroc(
                 log_odds(rows["outside"], target.code)[kept], (levels == name)[kept], audit.labels[positions][kept],
-                audit.patients[positions][kept], rng=audit.rng(f"outside {column} {name} {target.name}"),
+                people[kept], rng=audit.rng(f"outside {column} {name} {target.name}"),
                 resamples=resamples,
             )  # fmt: skip
             where = {**target.where, apart(column, "class", "region"): name, "region": region.name}
