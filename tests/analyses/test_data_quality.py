@@ -226,7 +226,7 @@ def test_a_shortcut_in_the_columns_is_found_in_the_split_where_it_is() -> None:
     for name in ("site", "all columns"):
         test = found(result, "metadata_auroc", column=name, split="audited")
         assert (test.low or 0) < 0.5 + 0.08
-    assert "site predicts the label in the split train" in result.summary or "all columns predict the" in result.summary
+    assert "site predicts the label in the train split" in result.summary or "all columns predict the" in result.summary
     assert (found(result, "association_p", column="site", **{"with": "label"}).value or 0) > 0.05
     assert found(result, "association", column="age", **{"with": "split"}).value == pytest.approx(0, abs=0.12)
     missing = found(result, "missing_share", column="age")

@@ -85,7 +85,7 @@ def test_sizes_come_first_with_empty_and_unknown_cells() -> None:
     assert {"F × unknown", "M × unknown"} < set(rows)
     assert sum(row[0] for row in rows.values()) == 600
     assert (found(result, "cells").value, found(result, "empty_cells").value) == (5, 1)
-    assert any("1 combination of levels that occur has nobody in the data" in caveat for caveat in result.caveats)
+    assert any("Nobody is in 1 combination of levels that occur" in caveat for caveat in result.caveats)
     assert any("2 combinations with an unknown level are shown and not ranked" in caveat for caveat in result.caveats)
     assert any(caveat.startswith("2 comparisons had fewer than 10 patients") for caveat in result.caveats)
     small = found(result, "sensitivity_difference", sex="F", age="old", against="rest")

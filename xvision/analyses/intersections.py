@@ -257,7 +257,7 @@ def _caveats(audit: Audit, found: list[_Page], minimum: int) -> Iterator[str]:
     first = found[0].crossed
     yield from caveats_of_gaps(audit, [one.gap.difference for page in found for one in page.judged], minimum)
     if first.empty_cells:
-        yield f"{text.plural(first.empty_cells, 'combination')} of levels that occur has nobody in the data: nothing is known there."
+        yield f"Nobody is in {text.plural(first.empty_cells, 'combination')} of levels that occur: nothing is known there."
     if first.left_out:
         yield f"{text.plural(first.left_out, 'smaller combination')} beyond the largest {len(first.cells)} were not looked at."
     unknown = sum(not cell.known for cell in first.cells)

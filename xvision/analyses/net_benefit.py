@@ -203,7 +203,8 @@ def _words(curve: Curve) -> str:
         parts += [f"worse than treating {name} {text.listing(spans)}"] if spans else []
     if not parts:
         return "not shown to be better or worse at any threshold asked for"
-    return "; ".join([*parts, "not decided elsewhere"])
+    open_ = any(benefit.answer == "not decided" for benefit in curve.benefits)
+    return "; ".join([*parts, *["not decided elsewhere"] * open_])
 
 
 def _worse(benefit: Benefit, everybody: bool) -> bool:
@@ -341,19 +342,20 @@ def _advantage(each: _Judged) -> Series:
 def _summary(case: _Case, groups: Sequence[_Judged], thresholds: tuple[float, ...]) -> str:
     span = f"{len(thresholds)} thresholds {_span(thresholds[0], thresholds[-1])}"
     said = [f"Over {span}, acting on the probability of {case.name} is {_words(groups[0].curve)}."]
-    parts = []
-    for words, chosen in (
-        ("worse than an alternative somewhere", [each for each in groups[1:] if _has(each, "worse than one")]),
-        (
-            "nowhere shown to be better",
-            [each for each in groups[1:] if each.curve.benefits and not better_range(each.curve)],
-        ),
-        ("not enough data", [each for each in groups[1:] if each.curve.reason]),
-    ):
-        if chosen:
-            parts.append(f"{words}: {text.listing([each.called for each in chosen], 4)}")
+    worse = [each for each in groups[1:] if _has(each, "worse than one")]
+    open_ = [each for each in groups[1:] if each.curve.benefits and not better_range(each.curve) and each not in worse]
+    short = [each for each in groups[1:] if each.curve.reason]
+    parts = [
+        f"{words} in {text.number(len(chosen), 'count')}{f' ({text.listing([each.called for each in chosen], 2)})' * named}"
+        for words, chosen, named in (
+            ("it is worse than an alternative somewhere", worse, True),
+            ("nowhere shown to be better", open_, True),
+            ("not enough is known", short, False),
+        )
+        if chosen
+    ]
     if parts:
-        said.append(f"By group, {'; '.join(parts)}.")
+        said.append(f"Of {text.plural(len(groups) - 1, 'group')}, {text.listing(parts)}.")
     elif len(groups) > 1:
         said.append(
             f"In each of {len(groups) - 1} groups it is better than both somewhere in that range and nowhere worse."

@@ -149,4 +149,4 @@ def _caveats(audit: Audit, gaps: list[Gaps], asked: list[Question]) -> Iterator[
             yield f"{text.label(column)} is unknown for {share:.0f} % of the images: they do not count for the mix of the target."
     filled = [name for name in audit.fairness.case_mix if (audit.column(name) == UNKNOWN).any()]
     if filled:
-        yield f"Where {text.listing(filled)} is unknown, cases are a stratum of their own."
+        yield f"Cases of unknown {text.listing(filled)} are a stratum of their own."

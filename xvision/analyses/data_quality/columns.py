@@ -181,6 +181,6 @@ def _sentences(metrics: list[Metric]) -> Iterator[str]:
         if (best.value or 0.0) >= _SHORTCUT:
             told = "all columns predict" if best.where["column"] == ALL_COLUMNS else f"{best.where['column']} predicts"
             yield (
-                f"Without any image, {told} the label in the split {best.where['split']} with an AUROC of "
+                f"Without any image, {told} the label in the {best.where['split']} split with an AUROC of "
                 f"{text.value(best.value, best.low, best.high)}: a shortcut is available."
             )

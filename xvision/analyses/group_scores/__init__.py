@@ -143,7 +143,8 @@ def _sentence(audit: Audit, found: Figures) -> str:
         ]
     if not parts:
         return ""
-    return f"{text.label(found.column)}{found.target}: {'; '.join(parts[:3])}{f'; and {len(parts) - 3} more' if len(parts) > 3 else ''}."
+    more = f"; and {len(parts) - 1} more" if len(parts) > 1 else ""
+    return f"{text.label(found.column)}{found.target}: {parts[0]}{more}."
 
 
 def _said(sentences: list[str]) -> list[str]:
@@ -152,8 +153,8 @@ def _said(sentences: list[str]) -> list[str]:
         return [
             "No group is shown to be ranked, scored or calibrated differently; what the data cannot exclude stands in the tables."
         ]
-    rest = len(shown) - 3
-    return shown[:3] + ([f"{text.plural(rest, 'more column')} with differences below."] if rest > 0 else [])
+    rest = len(shown) - 2
+    return shown[:2] + ([f"{text.plural(rest, 'more column')} with differences below."] if rest > 0 else [])
 
 
 def _excludes(estimate: Estimate) -> bool:
