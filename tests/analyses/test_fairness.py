@@ -176,8 +176,10 @@ def test_many_columns_are_corrected_by_holm() -> None:
     raw = found(together, "sensitivity_any_gap_p", column="sex").value
     assert alone is not None
     assert raw is not None
-    assert found(together, "sensitivity_any_gap_holm_p", column="sex").value == pytest.approx(6 * raw)
-    assert any("6 columns" in caveat for caveat in together.caveats)
+    assert found(together, "sensitivity_any_gap_holm_p", column="sex").value == pytest.approx(
+        12 * raw
+    )  # 6 columns, both rates
+    assert any("of the 24 such families" in caveat for caveat in together.caveats)
 
 
 def test_a_tuned_threshold_widens_intervals_and_keeps_values() -> None:
@@ -211,3 +213,23 @@ def test_a_planted_contrast_gap_is_shown_and_its_clean_twin_is_not(strength: flo
     if gap is not None:
         assert gap.high is not None
         assert gap.high < 0
+
+
+def test_a_gap_that_the_corrected_tests_do_not_show_is_said_to_be_perhaps_chance() -> None:
+    two = {"a": (80, 10, 20, 90), "b": (66, 10, 34, 90)}
+    result = run(tabled(two), permutations=1999)
+    own = [found(result, f"{name}_any_gap_p", column="sex").value for name in ("sensitivity", "specificity")]
+    corrected = found(result, "sensitivity_any_gap_holm_p", column="sex")
+    assert own[0] is not None
+    assert own[0] < 0.05 < 2 * own[0]
+    assert (corrected.value, corrected.interval[-14:]) == (2 * own[0], "Holm over 2 tests"[-14:])
+    assert "Gap shown. Sensitivity" in result.summary
+    assert result.summary.endswith("no test is at or below 0.05: it may be chance.")
+    assert any("of the 4 such families here" in caveat for caveat in result.caveats)
+    large = run(tabled({**two, "b": (30, 10, 70, 90)}), permutations=1999)
+    assert "may be chance" not in large.summary
+
+
+def test_one_case_alone_is_shown() -> None:
+    result = run(scored(np.array([0.9]), np.array([1]), columns={"sex": np.array(["F"])}))
+    assert found(result, "sensitivity", sex="F").value == 1.0

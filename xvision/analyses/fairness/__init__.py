@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from xvision import text
 from xvision.analyses.fairness.column import TESTED, Column, measured
 from xvision.analyses.fairness.diagnosed import ASKED, diagnosed
@@ -21,6 +19,7 @@ from xvision.result import Metric, NotApplicable, Result
 from xvision.targets import MOST_CLASSES, Target, targets
 
 _MOST_SAID = 3
+_TESTED_AT = 0.05
 _MOST_CHARTED = 3
 """Classes with charts, where there are more than two; the numbers are of all."""
 
@@ -33,14 +32,14 @@ def fairness(
 
     Each level of every declared column is a group; a missing value is the group "unknown", shown and never ranked. Rates come from
     fairlearn with Wilson intervals. ``sensitivity_difference`` and its kin compare a group with the other one or with the rest,
-    signed, with Newcombe intervals that hold together over the groups of a column (Bonferroni); fewer than ``minimum`` patients in a
-    denominator give no difference. Each gets one of four verdicts: *gap shown* (the interval excludes 0), *below the agreed margin*
-    and *equivalent* (both only with ``[fairness] margin`` in the plan), or *not enough data*, which is not "no gap". ``any_gap_p``
-    tests whether any group differs, by permutation within the label; ``any_gap_holm_p`` is corrected for all columns (Holm), as each
-    column's verdicts are a family of their own. ``between_group_sd`` is the spread of the true rates, chance taken off (Lum et al.
-    2022). ``underdiagnosis`` is the share of ill cases decided healthy, ``overdiagnosis`` the reverse, once the plan says which
-    class means healthy. ppv and npv follow prevalence; a note says what is left of a difference at equal prevalence. ``power`` is the
-    chance at which "smallest gap found" is meant.
+    signed, with Newcombe intervals that hold together over the groups of a column, for one rate (Bonferroni); fewer than ``minimum``
+    patients in a denominator give no difference. Each gets one of four verdicts: *gap shown* (the interval excludes 0), *below the
+    agreed margin* and *equivalent* (both only with ``[fairness] margin`` in the plan), or *not enough data*, which is not "no gap".
+    ``any_gap_p`` tests whether any group differs, by permutation within the label; ``any_gap_holm_p`` is corrected for all columns
+    and both rates (Holm), as the verdicts on each rate in each column are a family of their own. ``between_group_sd`` is the spread
+    of the true rates, chance taken off (Lum et al. 2022). ``underdiagnosis`` is the share of ill cases decided healthy,
+    ``overdiagnosis`` the reverse, once the plan says which class means healthy. ppv and npv follow prevalence; a note says what is
+    left of a difference at equal prevalence. ``power`` is the chance at which "smallest gap found" is meant.
 
     A difference has many possible causes, and no difference here says nothing about columns that were not recorded.
     """
@@ -55,13 +54,15 @@ def fairness(
         for target in targets(audit)
     ]
     found = [part for parts in by_target for part in parts]
-    metrics = (*(item for part in found for item in part.metrics), *_corrected(found), *diagnosed(audit, columns))
+    corrected = tuple(_corrected(found))
+    metrics = (*(item for part in found for item in part.metrics), *corrected, *diagnosed(audit, columns))
     shown: list[Chart] = [
         chart
         for parts in by_target[:_MOST_CHARTED]
         for chart in charts(parts, _overall(audit, parts[0].target), power, minimum)
     ]
-    return Result(_summary(audit, found), metrics, tuple(shown), caveats=tuple(_caveats(audit, found, minimum)))
+    summary = _summary(audit, found, corrected)
+    return Result(summary, metrics, tuple(shown), caveats=tuple(_caveats(audit, found, minimum)))
 
 
 def _overall(audit: Audit, target: Target) -> dict[str, Estimate]:
@@ -75,20 +76,24 @@ def _overall(audit: Audit, target: Target) -> dict[str, Estimate]:
 
 
 def _corrected(found: list[Column]) -> Iterator[Metric]:
-    """The tests for any gap in one rate, corrected for all columns and classes in which it was looked for."""
-    for name in TESTED:
-        known = [part for part in found if part.tests[name].p_value is not None]
-        adjusted = holm(np.array([part.tests[name].p_value for part in known], dtype=float))
-        for part, p_value in zip(known, adjusted, strict=True):
-            how = f"permutation within label, Holm over {text.plural(len(known), 'test')}"
-            patients = part.tests[name].patients
-            yield Metric(f"{name}_any_gap_holm_p", float(p_value), n=patients, where=part.where, interval=how)
-        for part in found:
-            if part.tests[name].p_value is None:
-                yield Metric(f"{name}_any_gap_holm_p", None, where=part.where, reason=part.tests[name].reason)
+    """The tests for any gap, corrected for both rates and all columns and classes in which one was looked for."""
+    looked = [(name, part, part.tests[name]) for name in TESTED for part in found]
+    p_values = [test.p_value for _, _, test in looked if test.p_value is not None]
+    adjusted = iter(holm(p_values))
+    how = f"permutation within label, Holm over {text.plural(len(p_values), 'test')}"
+    for name, part, test in looked:
+        known = test.p_value is not None
+        yield Metric(
+            f"{name}_any_gap_holm_p",
+            float(next(adjusted)) if known else None,
+            n=test.patients if known else None,
+            where=part.where,
+            interval=how if known else "",
+            reason=None if known else test.reason,
+        )
 
 
-def _summary(audit: Audit, found: list[Column]) -> str:
+def _summary(audit: Audit, found: list[Column], corrected: tuple[Metric, ...]) -> str:
     who = audit.groups or audit.acquisition
     judged = [
         (gap, verdict)
@@ -106,10 +111,26 @@ def _summary(audit: Audit, found: list[Column]) -> str:
         shown.sort(key=lambda pair: -abs(pair[0].difference.value or 0.0))
         more = len(shown) - _MOST_SAID
         said = " ".join(verdict.sentence for _, verdict in shown[:_MOST_SAID])
-        return f"Gap shown. {said}" + (f" {text.plural(more, 'further gap')} in the tables." if more > 0 else "")
+        further = f" {text.plural(more, 'further gap')} in the tables." if more > 0 else ""
+        own = [
+            item.value
+            for item in corrected
+            for part in found
+            for name in TESTED
+            if item.name == f"{name}_any_gap_holm_p" and item.where == part.where and item.value is not None
+            if any((gap, verdict) in shown for gap, verdict in part.judged[name])
+        ]
+        return f"Gap shown. {said}{further}{_unconfirmed(own)}"
     words = [verdict.word for _, verdict in judged]
     counted = ", ".join(f"{text.number(words.count(word), 'count')} {word}" for word in dict.fromkeys(words))
     return f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted}.{_widest(judged)}"
+
+
+def _unconfirmed(p_values: list[float]) -> str:
+    """What readers must know of gaps that only their own families show."""
+    if any(p_value <= _TESTED_AT for p_value in p_values):
+        return ""
+    return f" Corrected for all columns and both rates, no test is at or below {_TESTED_AT}: it may be chance."
 
 
 def _widest(judged: list[tuple[Gap, Verdict]]) -> str:
@@ -126,10 +147,14 @@ def _widest(judged: list[tuple[Gap, Verdict]]) -> str:
 def _caveats(audit: Audit, found: list[Column], minimum: int) -> Iterator[str]:
     yield "A difference may come from case mix, prevalence or label quality as well as from the model."
     columns = list(dict.fromkeys(part.name for part in found))
-    if len(columns) > 1:
+    families = sum(
+        any(gap.difference.value is not None for gap, _ in pairs) for part in found for pairs in part.judged.values()
+    )
+    if families > 1:
         yield (
-            f"The verdicts of each column hold together, those of {len(columns)} columns do not: among as many without any gap, one"
-            " may be shown by chance. The Holm-corrected tests cover them all."
+            "The verdicts on one rate in one column hold together, those of several rates and columns do not: of the"
+            f" {families} such families here, each may show a gap by chance once in 20 data sets without any. The Holm-corrected"
+            " tests cover sensitivity and specificity in all columns."
         )
     missing = [gap for part in found for name in TESTED for gap, _ in part.judged[name] if gap.difference.value is None]
     if missing:

@@ -44,7 +44,7 @@ def fairlearn_rates(cases: Cases) -> dict[str, dict[str, float]]:
         metrics=metrics,
         y_true=cases.labels.astype(int),
         y_pred=cases.decisions.astype(int),
-        sensitive_features=cases.groups,
+        sensitive_features={"group": cases.groups},  # a bare array of one case is refused
     )
     return {
         str(group): {metric: float(value) for metric, value in row.items()} for group, row in frame.by_group.iterrows()
