@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xvision
-from xvision.audit import Audit, Outside
+from xvision.audit import Audit, Outside, apart
 from xvision.config import load_plan
 from xvision.data.dataset import AuditDataset
 from xvision.data.plan_data import load_outside
@@ -92,3 +92,9 @@ def test_a_plan_names_images_from_elsewhere(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="one name"):
         load_plan(tmp_path / "plan.toml")
+
+
+def test_no_two_columns_share_a_key() -> None:
+    columns = ("sex", "class", "group class", "group group class", "group sex")
+    keys = [apart(column, "class", "against") for column in columns]
+    assert keys == ["sex", "group class", "group group class", "group group group class", "group sex"]

@@ -297,8 +297,14 @@ class Audit:
 
 
 def apart(column: str, *taken: str) -> str:
-    """The key of a group column in ``where``; a column called like another condition is told apart from it."""
-    return f"group {column}" if column in taken else column
+    """The key of a group column in ``where``; a column called like another condition is told apart from it.
+
+    So is one called like the key that this gives: two columns never share a key.
+    """
+    stem = column
+    while stem.startswith("group "):
+        stem = stem.removeprefix("group ")
+    return f"group {column}" if stem in taken else column
 
 
 def metric(
