@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -199,7 +200,7 @@ def _words(curve: Curve) -> str:
     spans = [_span(*limits) for limits in better_range(curve)]
     parts = [f"better than both {text.listing(spans)}"] if spans else []
     for name, wanted in (("everybody", True), ("nobody", False)):
-        spans = [_span(*limits) for limits in runs(curve, lambda each, wanted=wanted: _worse(each, wanted))]  # type: ignore[misc]  # bound now
+        spans = [_span(*limits) for limits in runs(curve, partial(_worse, everybody=wanted))]
         parts += [f"worse than treating {name} {text.listing(spans)}"] if spans else []
     if not parts:
         return "not shown to be better or worse at any threshold asked for"

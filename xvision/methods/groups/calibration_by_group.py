@@ -168,8 +168,8 @@ def calibration_by_group(
         return _refused(name, *cases, few) if few else _judged(name, *cases, rng(name), bins, resamples, draws, level)
 
     rows = [row(name) for name in names]
-    tested = [place for place, each in enumerate(rows) if each.chance and each.group != UNKNOWN]
-    adjusted = _ADJUSTED[correction]([rows[place].chance.p_value for place in tested])  # type: ignore[union-attr]  # tested
+    tested = {place: each.chance.p_value for place, each in enumerate(rows) if each.chance and each.group != UNKNOWN}
+    adjusted = _ADJUSTED[correction](list(tested.values()))
     for place, p_value in zip(tested, adjusted, strict=True):
         rows[place] = replace(rows[place], adjusted_p=float(p_value))
     return tuple(rows)
