@@ -11,12 +11,11 @@ from xvision.analyses.fairness.page import charts
 from xvision.audit import Audit
 from xvision.charts import Chart
 from xvision.methods.groups.cases import UNKNOWN, definitions
-from xvision.methods.groups.gaps import Gap
-from xvision.methods.groups.verdicts import Verdict
+from xvision.methods.groups.verdicts import counted, not_excluded
 from xvision.methods.intervals import Estimate, holm, not_estimable, proportion
 from xvision.registry import analysis
 from xvision.result import Metric, NotApplicable, Result
-from xvision.targets import MOST_CLASSES, Target, targets
+from xvision.targets import MOST_CLASSES, NO_COLUMNS, Target, caveats_of_gaps, declared_columns, targets
 
 _MOST_SAID = 3
 _TESTED_AT = 0.05
@@ -43,9 +42,9 @@ def fairness(
 
     A difference has many possible causes, and no difference here says nothing about columns that were not recorded.
     """
-    columns = tuple(dict.fromkeys((*audit.groups, *audit.acquisition)))
+    columns = declared_columns(audit)
     if not columns:
-        raise NotApplicable("no group or acquisition columns were declared; name them in the plan or with --groups")
+        raise NotApplicable(NO_COLUMNS)
     by_target = [
         [
             measured(audit, target, column, minimum=minimum, permutations=permutations, resamples=resamples)
@@ -112,18 +111,17 @@ def _summary(audit: Audit, found: list[Column], corrected: tuple[Metric, ...]) -
         more = len(shown) - _MOST_SAID
         said = " ".join(verdict.sentence for _, verdict in shown[:_MOST_SAID])
         further = f" {text.plural(more, 'further gap')} in the tables." if more > 0 else ""
-        own = [
-            item.value
-            for item in corrected
+        places = [
+            (f"{name}_any_gap_holm_p", part.where)
             for part in found
             for name in TESTED
-            if item.name == f"{name}_any_gap_holm_p" and item.where == part.where and item.value is not None
-            if any((gap, verdict) in shown for gap, verdict in part.judged[name])
+            if any(pair in shown for pair in part.judged[name])
         ]
+        own = [item.value for item in corrected if item.value is not None and (item.name, item.where) in places]
         return f"Gap shown. {said}{further}{_unconfirmed(own)}"
     words = [verdict.word for _, verdict in judged]
-    counted = ", ".join(f"{text.number(words.count(word), 'count')} {word}" for word in dict.fromkeys(words))
-    return f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted}.{_widest(judged)}"
+    widest = not_excluded(gap.difference for gap, verdict in judged if verdict.word == "not enough data")
+    return f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted(words)}.{widest}"
 
 
 def _unconfirmed(p_values: list[float]) -> str:
@@ -133,19 +131,9 @@ def _unconfirmed(p_values: list[float]) -> str:
     return f" Corrected for all columns and both rates, no test is at or below {_TESTED_AT}: it may be chance."
 
 
-def _widest(judged: list[tuple[Gap, Verdict]]) -> str:
-    ends = [
-        end
-        for gap, verdict in judged
-        if verdict.word == "not enough data"
-        for end in (gap.difference.low, gap.difference.high)
-        if end is not None
-    ]
-    return f" Gaps of up to {text.number(max(map(abs, ends)))} are not excluded." if ends else ""
-
-
 def _caveats(audit: Audit, found: list[Column], minimum: int) -> Iterator[str]:
-    yield "A difference may come from case mix, prevalence or label quality as well as from the model."
+    gaps = [gap.difference for part in found for name in TESTED for gap, _ in part.judged[name]]
+    yield from caveats_of_gaps(audit, gaps, minimum)
     columns = list(dict.fromkeys(part.name for part in found))
     families = sum(
         any(gap.difference.value is not None for gap, _ in pairs) for part in found for pairs in part.judged.values()
@@ -156,15 +144,10 @@ def _caveats(audit: Audit, found: list[Column], minimum: int) -> Iterator[str]:
             f" {families} such families here, each may show a gap by chance once in 20 data sets without any. The Holm-corrected"
             " tests cover sensitivity and specificity in all columns."
         )
-    missing = [gap for part in found for name in TESTED for gap, _ in part.judged[name] if gap.difference.value is None]
-    if missing:
-        yield f"{text.plural(len(missing), 'comparison')} had fewer than {minimum} patients in a denominator: nothing is known there."
     for column in columns:
         share = float((audit.column(column) == UNKNOWN).mean())
         if share > 0:
             yield f"{text.label(column)} is unknown for {100 * share:.0f} % of the images; they are a row of their own."
-    if audit.fairness.margin is None:
-        yield "No margin was agreed ([fairness] margin), so no difference can be called equivalent or small enough."
     if audit.decision.no_disease is None:
         yield f"Under- and overdiagnosis are not given: {ASKED}."
     if len(audit.classes) > MOST_CLASSES:
