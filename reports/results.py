@@ -129,6 +129,8 @@ def _table(chart: Table) -> Grid:
 
 _LONG, _SENTENCE = 24, 45
 """Characters from which an entry is broken into lines; of a line that is easy to read."""
+_GAP = 4
+"""Characters between the longest word of a column and the next column."""
 
 
 def _widths(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
@@ -137,8 +139,14 @@ def _widths(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> tupl
     if max((len(entry) for column in written for entry in column[1:]), default=0) <= _LONG:
         return ()
     words = [max(len(word) for entry in column for word in entry.split() or [""]) for column in written]
-    means = [sum(len(entry) for entry in column[1:]) / max(len(rows), 1) for column in written]
-    return tuple(f"{max(word, min(mean, _SENTENCE)):.0f}fr" for word, mean in zip(words, means, strict=True))
+    most = [_most(column[1:]) for column in written]
+    return tuple(f"{max(word + _GAP, min(length, _SENTENCE))}fr" for word, length in zip(words, most, strict=True))
+
+
+def _most(entries: tuple[str, ...]) -> int:
+    """The length that four of five entries keep, dashes and empty ones not counted."""
+    lengths = sorted(len(entry) for entry in entries if len(entry) > 1)
+    return lengths[(4 * (len(lengths) - 1)) // 5] if lengths else 0
 
 
 def _entry(value: str | float | None) -> str:
