@@ -10,7 +10,7 @@ from xvision.analyses.group_scores.pages import charts, counted_columns
 from xvision.audit import Audit, apart, metric
 from xvision.charts import Chart
 from xvision.methods.groups.calibration_by_group import GroupCalibration
-from xvision.methods.groups.verdicts import verdict
+from xvision.methods.groups.verdicts import reference_words, verdict
 from xvision.methods.intervals import Estimate, held_together, not_estimable
 from xvision.registry import analysis
 from xvision.result import Better, Metric, NotApplicable, Result, Where
@@ -125,9 +125,9 @@ def _sentence(audit: Audit, found: Figures) -> str:
     ]
     parts += [
         f"{cross.group} is scored {'higher' if (cross.difference.value or 0) > 0 else 'lower'} than"
-        f" {_other(cross.reference)} at the same label (DxAUC {text.value(*cross.difference[:3])})"
+        f" {reference_words(cross.reference)} at the same label (DxAUC {text.value(*cross.difference[:3])})"
         for cross in found.crossed
-        if cross.ranked and _excludes(cross.difference)
+        if cross.ranked and cross.shown
     ]
     untrue = [
         row for row in found.rows if row.calibration.adjusted_p is not None and row.calibration.adjusted_p <= ERROR_RATE
@@ -155,14 +155,6 @@ def _said(sentences: list[str]) -> list[str]:
         ]
     rest = len(shown) - 2
     return shown[:2] + ([f"{text.plural(rest, 'more column')} with differences below."] if rest > 0 else [])
-
-
-def _excludes(estimate: Estimate) -> bool:
-    return estimate.value is not None and not (estimate.low or 0.0) <= 0 <= (estimate.high or 0.0)
-
-
-def _other(reference: str) -> str:
-    return {"rest": "the rest", "known": "all whose group is known"}.get(reference, reference)
 
 
 def _caveats(audit: Audit, columns: tuple[str, ...], minimum: int) -> Iterator[str]:

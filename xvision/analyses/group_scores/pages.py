@@ -13,7 +13,7 @@ from xvision.charts import Axis, Chart, Forest, Lines, Mark, Reference, Series, 
 from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.groups.gaps import Gap
 from xvision.methods.groups.roc import thinned_roc
-from xvision.methods.groups.verdicts import verdict
+from xvision.methods.groups.verdicts import reference_words, verdict
 from xvision.methods.intervals import Estimate
 from xvision.methods.scores import auroc
 from xvision.targets import Target
@@ -55,7 +55,7 @@ def charts(audit: Audit, target: Target, found: Sequence[Figures]) -> Iterator[C
 def _apart(audit: Audit, found: Figures) -> bool:
     """Whether a column of how images were taken has a difference worth curves."""
     return any(verdict(gap, "auroc", margin=audit.fairness.margin).word == "gap shown" for gap in found.aurocs) or any(
-        not (cross.difference.low or 0.0) <= 0 <= (cross.difference.high or 0.0) for cross in found.crossed
+        cross.shown for cross in found.crossed
     )
 
 
@@ -142,7 +142,7 @@ def _crossed(found: Sequence[Figures], of: str) -> Iterator[Forest]:
         value=Axis("DxAUC: above 0 the group is scored higher"),
         marks=tuple(
             _mark(
-                f"{text.label(each.column)} {cross.group} and {_other(cross.reference)}",
+                f"{text.label(each.column)} {cross.group} and {reference_words(cross.reference)}",
                 cross.difference,
                 int((each.levels == cross.group).sum()),
                 each.column,
@@ -151,10 +151,6 @@ def _crossed(found: Sequence[Figures], of: str) -> Iterator[Forest]:
         ),
         references=(Reference("scored alike", 0.0, "x"),),
     )
-
-
-def _other(reference: str) -> str:
-    return {"rest": "the rest", "known": "all known"}.get(reference, reference)
 
 
 def _spoken(estimate: Estimate) -> str:
@@ -218,7 +214,7 @@ def _compared(audit: Audit, found: Sequence[Figures], of: str) -> Table:
 def _comparisons(audit: Audit, each: Figures) -> Iterator[tuple[str, ...]]:
     for ranking, large in zip(each.aurocs, each.in_the_large, strict=True):
         yield (
-            f"{text.label(each.column)} {ranking.group} and {_other(ranking.reference)}",
+            f"{text.label(each.column)} {ranking.group} and {reference_words(ranking.reference)}",
             _spoken(ranking.difference),
             _judged(ranking, "auroc", audit.fairness.margin),
             _spoken(large.difference),

@@ -24,7 +24,7 @@ from xvision.methods.calibration import (
     root_of_squared,
     squared_calibration_error,
 )
-from xvision.methods.groups.cases import UNKNOWN, known_levels
+from xvision.methods.groups.cases import UNKNOWN, all_levels
 from xvision.methods.groups.gaps import Gap, sides
 from xvision.methods.intervals import Estimate, benjamini_hochberg, holm, not_estimable, patient_codes, quantile_of
 from xvision.methods.proper_scores import brier
@@ -159,7 +159,7 @@ def calibration_by_group(
     predicted, happened = checked(probabilities, outcomes)
     named = _named(groups, len(predicted))
     codes, _ = patient_codes(patients, len(predicted))
-    names = known_levels(named) + [UNKNOWN] * bool((named == UNKNOWN).any())
+    names = all_levels(named)
 
     def row(name: str) -> GroupCalibration:
         member = named == name

@@ -33,6 +33,12 @@ class Cross(NamedTuple):
     family: int
     ranked: bool
 
+    @property
+    def shown(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        _, low, high = self.difference[:3]
+        return low is not None and high is not None and not low <= 0 <= high
+
 
 def cross_auroc(first: Scored, second: Scored, *, level: float = 0.95) -> Estimate:
     """xAUC of Kallus and Zhou (2019): chance that a positive of the first scores above a negative of the second.

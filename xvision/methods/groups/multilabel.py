@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xvision.errors import DataError
-from xvision.methods.groups.cases import UNKNOWN, Rate, known_levels
+from xvision.methods.groups.cases import UNKNOWN, Rate, all_levels
 from xvision.methods.groups.counts import CELLS, SHARES, patient_cells, quantiles, rate, resampled_cells
 from xvision.methods.groups.rest import against_rest, rest_p_values
 from xvision.methods.intervals import Estimate, benjamini_hochberg, not_estimable, patient_codes, proportion, with_width
@@ -84,7 +84,7 @@ def finding_gaps(
     """
     truth, decided, named = _checked(labels, decisions, groups, findings)
     codes, _ = patient_codes(patients, len(named))
-    levels = known_levels(named) + [UNKNOWN] * bool((named == UNKNOWN).any())
+    levels = all_levels(named)
     places = np.array([levels.index(name) for name in named.tolist()], dtype=int)
     shape = (CELLS, len(findings), len(levels))
     drawn = _drawn(truth, decided, places, codes, shape, rng, resamples)
@@ -229,7 +229,7 @@ def confusions(
         )
     if len(truth) and not 0 <= min(truth.min(), decided.min()) <= max(truth.max(), decided.max()) < len(classes):
         raise DataError(f"labels and decisions must be class indices from 0 to {len(classes) - 1}")
-    levels = known_levels(named) + [UNKNOWN] * bool((named == UNKNOWN).any())
+    levels = all_levels(named)
     return tuple(
         _confusion(truth[inside], decided[inside], codes[inside], group, list(classes), rng, resamples, level)
         for group in levels

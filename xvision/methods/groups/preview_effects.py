@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xvision.errors import DataError
-from xvision.methods.groups.cases import UNKNOWN, checked_cases, known_levels
+from xvision.methods.groups.cases import UNKNOWN, all_levels, checked_cases, known_levels
 from xvision.methods.groups.expected import Chances, expected_combination, expected_share
 from xvision.methods.groups.previews import Aim
 from xvision.methods.intervals import Estimate, not_estimable
@@ -95,11 +95,9 @@ def group_effects(
     unread = np.zeros(len(after)) if ignored is None else np.asarray(ignored, float)
     if not after.shape == unread.shape == cases.labels.shape:
         raise DataError(f"{len(cases.labels)} labels came with {len(after)} chances; give one per case")
-    names = known_levels(cases.groups)
-    joint = 1 - (1 - level) / max(len(names), 1)
-    names += [UNKNOWN] * bool((cases.groups == UNKNOWN).any())
+    joint = 1 - (1 - level) / max(len(known_levels(cases.groups)), 1)
     found = []
-    for name in names:
+    for name in all_levels(cases.groups):
         member = cases.groups == name
         judged = _Judged(cases.labels[member], cases.decisions[member], after[member], cases.patients[member])
         found.append(_effect(name, judged, unread[member], aim, level, joint))

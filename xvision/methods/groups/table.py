@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xvision.methods.groups.cases import UNKNOWN, Cases, checked_cases, definitions, known_levels
+from xvision.methods.groups.cases import Cases, all_levels, checked_cases, definitions
 from xvision.methods.groups.fairlearn_rates import fairlearn_rates
 from xvision.methods.intervals import Estimate, not_estimable, proportion
 from xvision.methods.scores import auroc, ranked
@@ -54,7 +54,7 @@ def group_table(
     points = fairlearn_rates(cases) if len(found) <= _MOST_WITH_FAIRLEARN else {}
     order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(found)))
     members = {str(name): order[start:end] for name, start, end in zip(found, [0, *ends], ends, strict=False)}
-    names = known_levels(found) + [UNKNOWN] * (UNKNOWN in members)
+    names = all_levels(found)
     return tuple(_row(cases, values, name, members[name], points.get(name, {}), level) for name in names)
 
 

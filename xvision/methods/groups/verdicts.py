@@ -78,7 +78,7 @@ def verdict(gap: Gap, metric: str, *, margin: float | None = None) -> Verdict:
     """
     if margin is not None and not 0 < margin < 1:
         raise DataError(f"the margin is {margin}; give a difference above 0 and below 1, or None")
-    found, what, whom, other = gap.difference, text.label(metric), _group(gap), _reference(gap)
+    found, what, whom, other = gap.difference, text.label(metric), _group(gap), reference_words(gap.reference)
     if found.value is None or found.low is None or found.high is None:
         sizes = f"{text.plural(gap.cases, 'case')} against {text.number(gap.reference_cases, 'count')}"
         return Verdict(
@@ -119,8 +119,9 @@ def _group(gap: Gap) -> str:
     return "patients whose group is unknown" if gap.group == UNKNOWN else gap.group
 
 
-def _reference(gap: Gap) -> str:
-    return {"rest": "the rest", "known": "all whose group is known"}.get(gap.reference, gap.reference)
+def reference_words(reference: str) -> str:
+    """The reference of a gap in a sentence."""
+    return {"rest": "the rest", "known": "all whose group is known"}.get(reference, reference)
 
 
 def implied_fpr(prevalence: float, ppv: float, sensitivity: float) -> float:
