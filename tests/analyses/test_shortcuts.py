@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.analyses.marked import SIDE, STEP, Scene, marked_audit, scene
+from tests.analyses.scored import scored as stored
 from xvision.analyses.shortcuts import shortcuts
 from xvision.audit import Audit
 from xvision.charts import Images, Table
@@ -221,3 +222,14 @@ def test_predictions_alone_leave_out_what_needs_the_model() -> None:
     assert dependence(result) == pytest.approx(1.0)
     with pytest.raises(NotApplicable, match="no group or acquisition columns"):
         run(replace(scored, groups=(), acquisition=()))
+
+
+def test_a_level_called_known_is_a_level_like_others() -> None:
+    rng = np.random.default_rng(1)
+    labels, level = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
+    scores = np.clip(0.5 + 0.2 * (labels - 0.5) + rng.normal(0, 0.2, 200), 0.01, 0.99)
+    names = (np.array(["a", "b"]), np.array(["known", "rest"]))
+    shifts = [run(stored(scores, labels, columns={"sex": each[level]})) for each in names]
+    first, second = (one(result, "score_shift") for result in shifts)
+    assert first.value is not None
+    assert (first.value, first.low, first.n) == (second.value, second.low, second.n)

@@ -87,12 +87,14 @@ def test_the_exact_interval_is_of_as_many_independent_cases_as_the_score_interva
     assert clopper_pearson(exact.value * nearest, nearest) == pytest.approx((exact.low, exact.high), abs=2e-3)
 
 
-@pytest.mark.parametrize(("trials", "rate", "coverage"), [(10, 0.9, 0.9298), (20, 0.95, 0.9245), (50, 0.9, 0.9703)])
-def test_wilson_has_its_exact_coverage(trials: int, rate: float, coverage: float) -> None:
-    counts = np.arange(trials + 1)
-    limits = np.array([wilson(count, trials) for count in counts])
-    inside = (limits[:, 0] <= rate) & (rate <= limits[:, 1])
-    assert stats.binom.pmf(counts, trials, rate) @ inside == pytest.approx(coverage, abs=5e-5)
+@pytest.mark.parametrize(
+    ("n", "rate", "score", "exact"), [(10, 0.9, 0.9298, 0.9872), (20, 0.95, 0.9245, 0.9841), (50, 0.9, 0.9703, 0.9703)]
+)
+def test_intervals_have_their_exact_coverage(n: int, rate: float, score: float, exact: float) -> None:
+    for interval, coverage in ((wilson, score), (clopper_pearson, exact)):
+        low, high = np.array([interval(count, n) for count in range(n + 1)]).T
+        inside = (low <= rate) & (rate <= high)
+        assert stats.binom.pmf(np.arange(n + 1), n, rate) @ inside == pytest.approx(coverage, abs=5e-5)
 
 
 @quick
