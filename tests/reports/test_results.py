@@ -175,7 +175,7 @@ def test_a_run_without_maps_says_nothing_of_them(run):
     assert believed(rewritten(run, Table("T", "a", ("x",), ((1,),)), cases=cases, map_verdicts={})) == []
 
 
-def test_columns_are_as_wide_as_most_of_what_they_say(run, tmp_path):
+def test_columns_are_as_wide_as_most_of_what_they_say(run):
     rows = (
         *(("site A", "−0.349 (−0.545 to −0.111)", "gaps are not excluded"),) * 3,
         *(("site B", "–", "too few"),) * 3,
@@ -183,7 +183,7 @@ def test_columns_are_as_wide_as_most_of_what_they_say(run, tmp_path):
     table = Table("Gaps", "", ("Column", "Difference", "Note"), rows)
     record = replace(run.record("attribution"), charts=(table,))
     Writer(run.path).record(record)
-    (grid,) = [block for block in of_kind(results(Run(run.path), Shelf(tmp_path)), Grid) if block.title == "Gaps"]
+    (grid,) = [block for block in of_kind(results(Run(run.path), Shelf()), Grid) if block.title == "Gaps"]
     first, second, _ = (int(width.removesuffix("fr")) for width in grid.widths)
     assert first > len("Column")
     assert second == len("−0.349 (−0.545 to −0.111)")
