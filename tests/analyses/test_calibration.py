@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 
+from tests.analyses.reading import found
 from tests.analyses.scored import scored
 from xvision.analyses.calibration import calibration
 from xvision.audit import Audit
 from xvision.charts import Forest, Lines, Table
 from xvision.config import DecisionPlan, RulePlan
 from xvision.operating import at_operating_point
-from xvision.result import Metric, Result
+from xvision.result import Result
 
 
 def planted(count: int, factor: float, *, seed: int = 0, validation: bool = True, threshold: float = 0.5) -> Audit:
@@ -24,10 +25,6 @@ def planted(count: int, factor: float, *, seed: int = 0, validation: bool = True
     labels = (rng.random(count) < expit(odds)).astype(int)
     split = np.where(rng.random(count) < 0.5, "validation", "test") if validation else None
     return scored(expit(factor * odds), labels, split=split, threshold=threshold)
-
-
-def found(result: Result, name: str, **where: str) -> Metric:
-    return next(item for item in result.metrics if item.name == name and dict(item.where) == where)
 
 
 def value(result: Result, name: str, **where: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from tests.analyses.reading import found as one
 from tests.analyses.scored import scored
 from xvision import codec
 from xvision.audit import Audit
@@ -16,7 +17,7 @@ from xvision.charts import Forest, Table
 from xvision.config import FairnessPlan
 from xvision.errors import ConfigError
 from xvision.registry import analyses
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable, Result
 
 SIDE = {"sex": "F", "against": "M"}
 
@@ -25,11 +26,6 @@ def run(audit: Audit, answers: Mapping[str, Literal["confounder", "mediator"]] |
     audit = replace(audit, task="case_mix", fairness=FairnessPlan(margin=0.05, case_mix=answers or {}))
     found = analyses()["case_mix"]
     return found(audit, found.bind({"resamples": 100, "permutations": 19, **options}))
-
-
-def one(result: Result, name: str, **where: Any) -> Metric:
-    (found,) = [item for item in result.metrics if item.name == name and dict(item.where) == where]
-    return found
 
 
 def tables(result: Result) -> dict[str, Table]:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.analyses.reading import found as one
 from tests.analyses.scored import halves, scored
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.errors import ConfigError
 from xvision.registry import analyses
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable, Result
 
 CASES = 2000
 
@@ -22,11 +23,6 @@ def run(audit: Audit, **options: Any) -> Result:
     audit.task = "conformal"
     found = analyses()["conformal"]
     return found(audit, found.bind(options))
-
-
-def one(result: Result, name: str, **where: Any) -> Metric:
-    (found,) = [item for item in result.metrics if item.name == name and dict(item.where) == where]
-    return found
 
 
 def calibrated(cases: int = CASES, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d
 
+from tests.analyses.reading import found, table
 from tests.analyses.scored import scored
 from xvision.analyses.data_quality import data_quality
 from xvision.audit import Audit
-from xvision.charts import Images, Table
+from xvision.charts import Images
 from xvision.data.dataset import AuditDataset
 from xvision.data.sources import ArraySource
 from xvision.data.synthetic import PhantomSettings, generate
 from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.models.protocols import InputSpec
-from xvision.result import Metric, Result
+from xvision.result import Result
 
 CLASSES = ("normal", "lesion")
 
@@ -82,14 +83,6 @@ def made(count: int = 300) -> Made:
 
 def run(audit: Audit) -> Result:
     return data_quality(audit, permutations=49)
-
-
-def found(result: Result, name: str, **where: str) -> Metric:
-    return next(item for item in result.metrics if item.name == name and dict(item.where) == where)
-
-
-def table(result: Result, beginning: str) -> Table:
-    return next(chart for chart in result.charts if isinstance(chart, Table) and chart.title.startswith(beginning))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import torch
 from scipy.stats import false_discovery_control
 
 import xvision
+from tests.analyses.reading import found, table
 from tests.models.test_llm_bound import adapted
 from xvision.analyses.findings import findings
 from xvision.audit import Audit
-from xvision.charts import HeatMap, Table
+from xvision.charts import HeatMap
 from xvision.config import FairnessPlan
 from xvision.data.dataset import AuditDataset
 from xvision.data.scores import without_images
@@ -30,7 +31,7 @@ from xvision.methods.intervals import wilson
 from xvision.models.finding import finding_view
 from xvision.models.llm.classifier import preset
 from xvision.models.predictions import PredictionsClassifier
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable, Result
 
 NAMES = ("effusion", "nodule", "oedema")
 
@@ -68,18 +69,8 @@ def world(size: int = 1200, drop: float = 0.0, **options: object) -> Audit:
     return audited(np.where(labels == right, 0.8, 0.2), labels, columns, **options)  # type: ignore[arg-type]
 
 
-def found(result: Result, name: str, **where: object) -> Metric:
-    (item,) = [one for one in result.metrics if one.name == name and dict(one.where) == where]
-    return item
-
-
 def heat_map(result: Result, beginning: str) -> HeatMap:
     (chart,) = [one for one in result.charts if isinstance(one, HeatMap) and one.title.startswith(beginning)]
-    return chart
-
-
-def table(result: Result, beginning: str) -> Table:
-    (chart,) = [one for one in result.charts if isinstance(one, Table) and one.title.startswith(beginning)]
     return chart
 
 

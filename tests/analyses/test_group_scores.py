@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from tests.analyses.reading import found
 from tests.analyses.scored import scored
 from xvision.analyses.group_scores import group_scores
 from xvision.audit import Audit
 from xvision.charts import Forest, Lines, Table
 from xvision.config import FairnessPlan
 from xvision.methods.scores import auroc
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable, Result
 
 
 def planted(cases: int = 2400, *, shift: float = 0.0, factor: float = 1.0, seed: int = 0) -> Audit:
@@ -24,10 +25,6 @@ def planted(cases: int = 2400, *, shift: float = 0.0, factor: float = 1.0, seed:
     site[:9] = "few"
     said = (odds + shift * (sex == "F")) * np.where(site == "B", factor, 1.0)
     return scored(expit(said), labels, columns={"sex": sex, "site": site})
-
-
-def found(result: Result, name: str, **where: str) -> Metric:
-    return next(item for item in result.metrics if item.name == name and dict(item.where) == where)
 
 
 def table(result: Result, title: str) -> dict[str, tuple[str | int | float | None, ...]]:

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.analyses.reading import found, table
 from tests.analyses.scored import scored
 from xvision.analyses.intersections import intersections
 from xvision.audit import Audit
 from xvision.charts import HeatMap, Table
 from xvision.config import FairnessPlan
 from xvision.errors import ConfigError
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable
 
 
 def world(
@@ -29,16 +30,6 @@ def world(
     columns["age"] = np.where(np.arange(size) % 12 == 0, "unknown", columns["age"])
     audit = scored(np.where(decided, 0.9, 0.1), labels.astype(int), columns=columns)
     return replace(audit, fairness=FairnessPlan(margin=margin))
-
-
-def found(result: Result, name: str, **where: object) -> Metric:
-    (item,) = [one for one in result.metrics if one.name == name and dict(one.where) == where]
-    return item
-
-
-def table(result: Result, beginning: str) -> Table:
-    (chart,) = [one for one in result.charts if isinstance(one, Table) and one.title.startswith(beginning)]
-    return chart
 
 
 def test_a_planted_cell_is_found_and_its_margins_are_not_blamed() -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from tests.analyses.reading import found as one
 from tests.analyses.scored import halves, scored
 from xvision.audit import Audit
 from xvision.charts import Table
 from xvision.errors import ConfigError
 from xvision.methods.groups.previews import PREVIEWS
 from xvision.registry import analyses
-from xvision.result import Metric, NotApplicable, Result
+from xvision.result import NotApplicable, Result
 
 CASES = 1600
 
@@ -24,11 +25,6 @@ def run(audit: Audit, **options: Any) -> Result:
     audit.task = "mitigation_preview"
     found = analyses()["mitigation_preview"]
     return found(audit, found.bind(options))
-
-
-def one(result: Result, name: str, **where: Any) -> Metric:
-    (found,) = [item for item in result.metrics if item.name == name and dict(item.where) == where]
-    return found
 
 
 def worse_for_women(cases: int = CASES, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

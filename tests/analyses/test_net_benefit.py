@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from tests.analyses.reading import found
 from tests.analyses.scored import scored
 from xvision.analyses.net_benefit import net_benefit
 from xvision.audit import Audit
@@ -16,7 +17,7 @@ from xvision.errors import ConfigError
 from xvision.methods.decision import Decision
 from xvision.methods.groups.net_benefit import net_benefit as counted
 from xvision.methods.operating_point import OperatingPoint, Rule
-from xvision.result import Metric, Result
+from xvision.result import Result
 
 
 def planted(cases: int = 3000, *, threshold: float = 0.2, seed: int = 0, columns: bool = True) -> Audit:
@@ -28,10 +29,6 @@ def planted(cases: int = 3000, *, threshold: float = 0.2, seed: int = 0, columns
     group[:8] = "few"
     said = np.where(group == "B", rng.permutation(odds), odds)
     return scored(expit(said), labels, columns={"sex": group} if columns else None, threshold=threshold)
-
-
-def found(result: Result, name: str, **where: str | float) -> Metric:
-    return next(item for item in result.metrics if item.name == name and dict(item.where) == where)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.analyses.reading import found as one
 from tests.analyses.scored import halves, scored
 from xvision.audit import Audit
 from xvision.errors import ConfigError
 from xvision.methods.intervals import clopper_pearson
 from xvision.registry import analyses
-from xvision.result import Metric, Result
+from xvision.result import Result
 
 CASES = 2000
 
@@ -23,11 +24,6 @@ def run(audit: Audit, **options: Any) -> Result:
     audit.task = "selective"
     found = analyses()["selective"]
     return found(audit, found.bind({"resamples": 100, **options}))
-
-
-def one(result: Result, name: str, **where: Any) -> Metric:
-    (found,) = [item for item in result.metrics if item.name == name and dict(item.where) == where]
-    return found
 
 
 def two_sided(odds: np.ndarray) -> np.ndarray:

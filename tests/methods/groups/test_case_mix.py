@@ -35,10 +35,8 @@ def positives(shares: dict[str, list[float]], rates: list[float], count: int = 1
     sizes = {name: [round(count * share) for share in own] for name, own in shares.items()}
     groups = np.concatenate([np.repeat(name, sum(own)) for name, own in sizes.items()])
     strata = np.concatenate([np.repeat(np.arange(len(own)), own) for own in sizes.values()]).astype(str)
-    hits = [
-        np.arange(size) < round(size * rate) for own in sizes.values() for size, rate in zip(own, rates, strict=True)
-    ]
-    decisions = np.concatenate(hits).astype(int)
+    parts = [part for own in sizes.values() for part in zip(own, rates, strict=True)]
+    decisions = np.concatenate([np.arange(size) < round(size * rate) for size, rate in parts]).astype(int)
     return {
         "labels": np.ones(len(groups), int), "decisions": decisions, "groups": groups, "strata": strata,
         "patients": np.arange(len(groups)),
