@@ -156,7 +156,12 @@ def _forest(chart: Forest) -> go.Figure:
     notes = {"x": [None], "y": [None], "yaxis": "y2", "mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     drawn.add_scatter(**notes)
     labels, words = wrapped([mark.label for mark in marks], 30), [_beside(mark) for mark in marks]
-    shared = {"tickvals": rows, "range": [-0.6, len(rows) - 0.4], "automargin": True, "ticks": "", "zeroline": False}
+    apart = {
+        "ticks": "outside",
+        "ticklen": 8,
+        "tickcolor": "rgba(0,0,0,0)",
+    }  # a point at the end of the axis hides no words
+    shared = {"tickvals": rows, "range": [-0.6, len(rows) - 0.4], "automargin": True, "zeroline": False, **apart}
     right = {"overlaying": "y", "side": "right", "showgrid": False, "tickfont": {"color": MUTED, "size": 12}}
     drawn.update_xaxes(**_axis(chart.value))
     drawn.update_layout(

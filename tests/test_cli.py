@@ -257,6 +257,17 @@ def test_metrics_are_one_table(audited: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
+def test_a_reader_that_stops_early_is_no_error(audited: Path) -> None:
+    command = [sys.executable, "-m", "xvision.cli", "metrics", str(audited), "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "[\n"
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_judge_writes_findings_and_its_exit_code(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", judged=False)
     rule = '[[criterion]]\nid="a"\ntitle="t"\nanalysis="performance"\nmetric="auroc"\nseverity="major"\nwhy="w"\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except XVisionError as problem:
         print(f"xvision: {problem}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has read enough: `xvision metrics RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("xvision: interrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130

@@ -177,10 +177,11 @@ def _sentence(evidence: list[Metric], judged: int, verdict: Verdict) -> str:
     lead = f"{named(evidence[0])}: {spoken(evidence[0])}."
     if judged == 1:
         return lead
+    ending = "s" if len(evidence) == 1 else ""
     words = {
-        "pass": "keep the criterion",
-        "fail": "break it",
-        "warn": "break it",
+        "pass": f"keep{ending} the criterion",
+        "fail": f"break{ending} it",
+        "warn": f"break{ending} it",
         "insufficient evidence": "cannot be decided",
     }
     return f"{lead} Of {text.number(judged, 'count')} numbers, {text.number(len(evidence), 'count')} {words[verdict]}."
