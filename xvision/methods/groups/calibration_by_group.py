@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
-from xvision.errors import ConfigError, DataError
+from xvision.errors import DataError
 from xvision.methods.calibration import (
     Bin,
     Chance,
@@ -24,14 +23,11 @@ from xvision.methods.calibration import (
     root_of_squared,
     squared_calibration_error,
 )
-from xvision.methods.groups.cases import UNKNOWN, all_levels
+from xvision.methods.groups.cases import UNKNOWN, all_levels, too_few
 from xvision.methods.groups.gaps import Gap, sides
-from xvision.methods.intervals import Estimate, benjamini_hochberg, holm, not_estimable, patient_codes, quantile_of
+from xvision.methods.intervals import Estimate, holm, not_estimable, patient_codes, quantile_of
 from xvision.methods.proper_scores import brier
 from xvision.methods.recalibration import calibration_slope_intercept
-
-Correction = Literal["holm", "bh"]
-_ADJUSTED = {"holm": holm, "bh": benjamini_hochberg}
 
 
 @dataclass(frozen=True)
@@ -145,17 +141,14 @@ def calibration_by_group(
     minimum: int = 10,
     resamples: int = 500,
     draws: int = 1000,
-    correction: Correction = "holm",
     level: float = 0.95,
 ) -> tuple[GroupCalibration, ...]:
-    """Every group's calibration by name, ``"unknown"`` last and outside the correction for several groups.
+    """Every group's calibration by name, ``"unknown"`` last and outside the correction for several groups (Holm).
 
     probabilities, outcomes, groups, patients: (N,). rng: randomness for a group's name, so that no group changes
     another's figures. A group with fewer than ``minimum`` patients with or without the outcome is refused with the
     reason. Groups of unequal size are compared by ``error`` and ``adjusted_p``, never by ``ece``.
     """
-    if correction not in _ADJUSTED:
-        raise ConfigError(f"correction {correction!r} is not known; use 'holm' or 'bh'")
     predicted, happened = checked(probabilities, outcomes)
     named = _named(groups, len(predicted))
     codes, _ = patient_codes(patients, len(predicted))
@@ -164,22 +157,15 @@ def calibration_by_group(
     def row(name: str) -> GroupCalibration:
         member = named == name
         cases = (predicted[member], happened[member], codes[member])
-        few = _too_few(*cases[1:], minimum)
+        few = too_few(*cases[1:], minimum)
         return _refused(name, *cases, few) if few else _judged(name, *cases, rng(name), bins, resamples, draws, level)
 
     rows = [row(name) for name in names]
     tested = {place: each.chance.p_value for place, each in enumerate(rows) if each.chance and each.group != UNKNOWN}
-    adjusted = _ADJUSTED[correction](list(tested.values()))
+    adjusted = holm(list(tested.values()))
     for place, p_value in zip(tested, adjusted, strict=True):
         rows[place] = replace(rows[place], adjusted_p=float(p_value))
     return tuple(rows)
-
-
-def _too_few(happened: np.ndarray, codes: np.ndarray, minimum: int) -> str | None:
-    for side, noun in ((happened, "positive"), (~happened, "negative")):
-        if len(np.unique(codes[side])) < max(minimum, 1):
-            return f"fewer than {max(minimum, 1)} {noun} patients"
-    return None
 
 
 def _refused(

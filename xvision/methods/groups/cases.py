@@ -61,6 +61,14 @@ def checked_cases(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray,
     return Cases(truth, decided, named.astype(str), patient_codes(patients, len(truth))[0])
 
 
+def too_few(labels: np.ndarray, patients: np.ndarray, minimum: int) -> str | None:
+    """Why nothing can be said that needs both labels (N,), booleans: one with fewer patients than that, or with none."""
+    for side, noun in ((labels, "positive"), (~labels, "negative")):
+        if len(np.unique(patients[side])) < max(minimum, 1):
+            return f"fewer than {max(minimum, 1)} {noun} patients"
+    return None
+
+
 def known_levels(groups: np.ndarray) -> list[str]:
     """Names of the groups (N,) without ``"unknown"``, sorted."""
     return [str(level) for level in np.unique(groups) if level != UNKNOWN]

@@ -110,15 +110,6 @@ def tabulated(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray, cou
     return np.bincount(_cells(labels, decisions, groups, count), minlength=CELLS * count).reshape(CELLS, count)
 
 
-def margin(table: np.ndarray, coding: Coding, kept: Sequence[str]) -> np.ndarray:
-    """Counts (4, G') of the combinations of the columns kept, in the coding's order, summed from the finest table."""
-    unknown = set(kept) - set(coding.columns)
-    if unknown:
-        raise ConfigError(f"there is no column {min(unknown)!r} to keep. {nearest(min(unknown), coding.columns)}")
-    dropped = tuple(place + 1 for place, name in enumerate(coding.columns) if name not in kept)
-    return np.asarray(table.reshape(CELLS, *coding.shape).sum(axis=dropped).reshape(CELLS, -1))
-
-
 def rate(counts: np.ndarray, metric: Rate) -> np.ndarray:
     """The rate of confusion counts (4, ...); NaN where nothing is in its denominator."""
     if metric not in SHARES:

@@ -17,6 +17,7 @@ from scipy.special import ndtr, ndtri
 from xvision.errors import ConfigError, DataError
 from xvision.methods.calibration import checked
 from xvision.methods.decision import TIE
+from xvision.methods.groups.cases import too_few
 from xvision.methods.intervals import Estimate, Sample, binary, combination, patient_codes, quantile_of
 from xvision.methods.recalibration import log_odds
 from xvision.methods.scores import missing_class
@@ -96,7 +97,7 @@ def decision_curve(
     predicted, happened = checked(probabilities, outcomes)
     codes, count = patient_codes(patients, len(predicted))
     places = _thresholds(thresholds)
-    reason = missing_class(happened) or _too_few(happened, codes, minimum)
+    reason = missing_class(happened) or too_few(happened, codes, minimum)
     sizes = (len(predicted), count, int(happened.sum()))
     if reason:
         return Curve((), level, *sizes, reason)
@@ -125,7 +126,7 @@ def decided_benefit(
     codes, count = patient_codes(patients, len(happened))
     (place,) = _thresholds([threshold])
     sizes = (len(happened), count, int(happened.sum()))
-    reason = missing_class(happened) or _too_few(happened, codes, minimum)
+    reason = missing_class(happened) or too_few(happened, codes, minimum)
     benefits = () if reason else (_benefit(float(place), treated, happened, codes, level, level),)
     return Curve(benefits, level, *sizes, reason)
 
@@ -135,13 +136,6 @@ def _thresholds(thresholds: Sequence[float]) -> np.ndarray:
     if places.ndim != 1 or not len(places) or not ((places > 0) & (places < 1)).all():
         raise ConfigError(f"net benefit needs thresholds above 0 and below 1, in a row; found {list(thresholds)}")
     return places
-
-
-def _too_few(happened: np.ndarray, codes: np.ndarray, minimum: int) -> str | None:
-    for side, noun in ((happened, "positive"), (~happened, "negative")):
-        if len(np.unique(codes[side])) < minimum:
-            return f"fewer than {minimum} {noun} patients"
-    return None
 
 
 def _treated(predicted: np.ndarray, places: np.ndarray) -> np.ndarray:
