@@ -21,9 +21,9 @@ THRESHOLD_AS_GIVEN = "Intervals here take the threshold as given, although it wa
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One class against the rest. positive: the class. name: the same, but "" for the positive class of two.
+    """One class against the rest. code, positive: the class. name: the same, but "" for the positive class of two.
 
-    labels, decisions: (N,) bool. scores: (N,) probabilities.
+    labels, decisions: (N,) bool. scores: (N,) probabilities. log_odds: (N,) of the class against all others.
     """
 
     code: int

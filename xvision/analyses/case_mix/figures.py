@@ -83,6 +83,7 @@ def _held(estimate: Estimate, level: float) -> Estimate:
 
 
 def mix_metrics(asked: list[Question]) -> Iterator[Metric]:
+    """How far the groups differ in each other column, and whether chance would do."""
     for question in asked:
         where: Where = {"column": question.other, "group": question.column}
         yield metric("mix_difference", question.mix.strength, where=where)

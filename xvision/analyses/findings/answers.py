@@ -46,6 +46,7 @@ class Answers:
 
 
 def answered(audit: Audit, thresholds: Mapping[str, float]) -> Answers:
+    """Labels and decisions of all findings; raises NotApplicable for one finding alone, ConfigError for unfit thresholds."""
     model, data, everything = whole_model(audit.model), audit.data.whole, audit.everything.whole
     if model is None:
         raise NotApplicable("the model decides on one finding or class: there are no others to set beside it")

@@ -53,6 +53,8 @@ class Column:
 
 
 class Judged(NamedTuple):
+    """A comparison of a group with the rest in one finding, and what may be said of it."""
+
     column: Column
     rate: Compared
     gap: FindingGap
@@ -64,6 +66,7 @@ class Judged(NamedTuple):
 
 
 def measured(audit: Audit, answers: Answers, name: str, minimum: int, resamples: int) -> Column:
+    """The rates of all findings in each group of the column, and every comparison with the rest."""
     levels, pooled = _pooled(audit.column(name))
     found = {
         rate: finding_gaps(
@@ -102,6 +105,7 @@ def _word(gap: FindingGap, margin: float | None) -> Word:
 
 
 def metrics_of(column: Column, answers: Answers) -> Iterator[Metric]:
+    """Counts, rates, comparisons with their corrected p-values, and means over findings."""
     for at, finding in enumerate(answers.names):
         for group in column.groups:
             there = int((answers.labels[column.inside(group), at] == 1).sum())

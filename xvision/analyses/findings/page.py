@@ -32,6 +32,7 @@ class _Axis(NamedTuple):
 def charts(
     audit: Audit, answers: Answers, columns: list[Column], judged: list[Judged], minimum: int
 ) -> Iterator[Chart]:
+    """Sizes first, then sensitivities, comparisons and means."""
     most = max(2, _MOST_DRAWN // len(columns))
     axes = [_Axis(column, group) for column in columns[:_MOST_COLUMNS] for group in _largest(column, most)]
     left = sum(len(column.groups) for column in columns) - len(axes)
