@@ -96,7 +96,11 @@ def _record(record: Record, rule: Rule) -> Record:
 def metrics(found: Sequence[Metric], rule: Rule) -> tuple[Metric, ...]:
     """Numbers of few people as missing, with the reason, and others from which they could be worked out."""
     small = [rule.small(item.n) for item in found]
-    hidden = {place for place, item in enumerate(found) if small[place] or rule.about(item.where)}
+    hidden = {
+        place
+        for place, item in enumerate(found)
+        if small[place] or rule.about(item.where) or rule.mentions(item.interval)
+    }
     lines = _lines(found, rule.columns)
     while True:
         before = len(hidden)

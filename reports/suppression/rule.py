@@ -43,9 +43,11 @@ class Rule:
 
     def names(self, label: str, column: str = "") -> bool:
         """Whether a label stands for a withheld group: ``Sex F``, or the level alone. column: whose level that must be, if known."""
-        if any(pattern.search(label) for pattern in self._conditions):
-            return True
-        return any(pattern.search(label) for of, pattern in self._alone if column in ("", of))
+        return self.mentions(label) or any(pattern.search(label) for of, pattern in self._alone if column in ("", of))
+
+    def mentions(self, said: str) -> bool:
+        """Whether a withheld group stands in it with its column: ``lowest of 9 cells (sex F)``."""
+        return any(pattern.search(said) for pattern in self._conditions)
 
     @cached_property
     def _alone(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
@@ -80,7 +82,7 @@ class Rule:
         """Whether a condition speaks of a withheld group."""
         return any(
             (column, str(value)) in self.levels or (key in _OTHERS and self.names(str(value)))
-            or any(pattern.search(str(value)) for pattern in self._conditions)
+            or self.mentions(str(value))
             for key, value in where.items() for column in [key.removeprefix("group ")]
         )  # fmt: skip
 

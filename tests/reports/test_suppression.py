@@ -272,3 +272,17 @@ def test_levels_that_look_like_several_are_withheld(level: str) -> None:
     assert isinstance(kept, Table)
     assert kept.rows == (("Site", level, "withheld"), ("Site", "Bern, Italy", 0.2))
     assert rule.words(f"Lowest at {level}: 0.41. All is said.") == f"{LEFT_OUT} All is said."
+
+
+def test_a_number_whose_interval_names_a_withheld_group_is_withheld() -> None:
+    worst = Metric(
+        "worst_cell_accuracy",
+        0.8,
+        0.6,
+        0.9,
+        n=40,
+        where={"column": "sex"},
+        interval="Wilson, lowest of 4 cells (ill, sex X)",
+    )
+    other = replace(worst, interval="Wilson, lowest of 4 cells (ill, sex F)")
+    assert [item.value for item in metrics([worst, other], RULE)] == [None, 0.8]

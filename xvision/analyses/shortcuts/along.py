@@ -76,7 +76,7 @@ def _aligned(audit: Audit, target: Target, column: str, minimum: int) -> list[Me
         return [*found, Metric("worst_cell_accuracy", None, better="higher", where=where, reason=reason)]
     lowest = rows[0]
     side = "positive" if lowest.positive else "negative"
-    how = f"{lowest.accuracy.method}, lowest of {len(rows)} cells ({side}, {column} {lowest.level})"
+    how = f"{lowest.accuracy.method}, lowest of {text.plural(len(rows), 'cell')} ({side}, {column} {lowest.level})"
     return [*found, metric("worst_cell_accuracy", lowest.accuracy._replace(method=how), better="higher", where=where)]
 
 
