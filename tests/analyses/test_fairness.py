@@ -68,6 +68,7 @@ def test_equal_error_rates_at_other_prevalences_are_no_gap_and_ppv_is_explained(
     assert str(rows["PPV"][4]).endswith("explained by prevalence")
     assert "not explained" not in str(rows["PPV"][4])
     assert "No gap between patient groups is shown" in result.summary
+    assert result.summary.endswith("gaps in PPV or NPV in the table.")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,7 @@ def test_a_group_of_one_case_is_shown_and_not_compared() -> None:
     result = run(tabled({"a": (40, 10, 10, 40), "b": (40, 10, 10, 40), "c": (1, 0, 0, 0)}))
     assert found(result, "sensitivity", sex="c").n == 1
     assert verdicts(result)["c", "Sensitivity"] == "not enough data"
+    assert ("", "") in [row[6:] for row in table(result, "Who is in the data").rows]
     assert ("c", 1, 1, 1, 0) in [row[1:6] for row in table(result, "Who is in the data").rows]
     forest = next(one for one in result.charts if isinstance(one, Forest))
     assert "sex c" not in forest.alt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xvision import text
-from xvision.analyses.fairness.column import TESTED, Column, measured
+from xvision.analyses.fairness.column import PREDICTIVE, TESTED, Column, measured
 from xvision.analyses.fairness.diagnosed import ASKED, diagnosed
 from xvision.analyses.fairness.page import charts
 from xvision.audit import Audit
@@ -121,7 +121,22 @@ def _summary(audit: Audit, found: list[Column], corrected: tuple[Metric, ...]) -
         return f"Gap shown. {said}{further}{_unconfirmed(own)}"
     words = [verdict.word for _, verdict in judged]
     widest = not_excluded(gap.difference for gap, verdict in judged if verdict.word == "not enough data")
-    return f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted(words)}.{widest}"
+    other = _predictive([part for part in found if part.name in who])
+    return (
+        f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted(words)}.{widest}{other}"
+    )
+
+
+def _predictive(found: list[Column]) -> str:
+    """Gaps in ppv and npv, which a summary of sensitivity and specificity must not pass over."""
+    shown = [
+        gap
+        for part in found
+        for name in PREDICTIVE
+        for gap, verdict in part.judged[name]
+        if gap.ranked and verdict.word == "gap shown"
+    ]
+    return f" {text.plural(len(shown), 'gap')} in PPV or NPV in the table." if shown else ""
 
 
 def _unconfirmed(p_values: list[float]) -> str:

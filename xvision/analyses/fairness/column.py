@@ -24,7 +24,7 @@ from xvision.targets import Target
 
 TESTED: tuple[Literal["sensitivity", "specificity"], ...] = ("sensitivity", "specificity")
 COMPARED: tuple[Rate, ...] = ("sensitivity", "specificity", "ppv", "npv")
-_PREDICTIVE: tuple[Literal["ppv", "npv"], ...] = ("ppv", "npv")
+PREDICTIVE: tuple[Literal["ppv", "npv"], ...] = ("ppv", "npv")
 _BETTER: Mapping[str, Better] = {"fpr": "lower", "fnr": "lower", "selection_rate": "neither"}
 _KEYS = ("class", "against", "column", "outcome", "bound")
 
@@ -65,7 +65,7 @@ def measured(audit: Audit, target: Target, column: str, *, minimum: int, permuta
     spreads: dict[Rate, Spread] = {name: draws.spread(name) for name in TESTED}
     explained: dict[tuple[Rate, str], Prevalence] = {
         (name, gap.group): note
-        for name in _PREDICTIVE
+        for name in PREDICTIVE
         for gap, _ in judged[name]
         if gap.difference.value is not None and (note := draws.explained(gap, name)) is not None
     }

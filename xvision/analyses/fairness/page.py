@@ -84,7 +84,7 @@ def _detectable(column: Column, name: Rate, overall: Estimate, power: float) -> 
     """By group, in words."""
     said = {}
     for gap, _ in column.judged[name][:_MOST_ROWS]:
-        if not gap.ranked or overall.value is None or not min(gap.cases, gap.reference_cases):
+        if not gap.ranked or overall.value is None or gap.difference.value is None:
             continue
         least = detectable_difference(
             overall.value, gap.cases, gap.reference_cases, power=power, family=max(gap.family, 1)

@@ -117,9 +117,12 @@ def _power(found: Found) -> str:
     slice_of = f"a slice of {100 * _SMALL_SHARE:.0f} % of the patients"
     if least is None:
         return f"With these numbers of patients not even {slice_of} in which every case is wrong would be confirmed reliably."
+    errs = (
+        f"it errs in about {100 * least:.0f} % of its cases or more" if least < 0.95 else "nearly every case is wrong"
+    )
     return (
         f"With {text.plural(patients, 'patient')} to check on, {slice_of} is confirmed in four of five data sets only where"
-        f" it errs in about {100 * least:.0f} % of its cases or more (all: {100 * rate:.0f} %), if it is found at all."
+        f" {errs} (all: {100 * rate:.0f} %), if it is found at all."
     )
 
 
