@@ -160,6 +160,33 @@ def test_more_classes_are_taken_one_against_the_rest() -> None:
     assert found(result, "sensitivity_any_gap_p", **{"class": "class0", "column": "sex"}).value == 1.0
 
 
+def test_classes_are_confused_by_group_and_averaged_over_those_present() -> None:
+    labels = np.repeat([0, 1, 2, 0, 1], 20)
+    called = np.where(np.arange(100) % 4 == 0, (labels + 1) % 3, labels)
+    sex = np.repeat(["F", "M"], [60, 40])
+    result = run(scored(np.eye(3)[called] * 0.8 + 0.1, labels, columns={"sex": sex}))
+    for name, present in (("F", "class0, class1, class2"), ("M", "class0, class1")):
+        item = found(result, "macro_sensitivity", sex=name)
+        assert item.value == pytest.approx(0.75)
+        assert item.interval.endswith(f"over {present}")
+    rows = table(result, "What the cases of each class are called, by group").rows
+    assert rows[0] == ("sex F", "class0", "0.750", "0.250", "0.000")
+    assert [row[:2] for row in rows if row[0] == "sex M"] == [("sex M", "class0"), ("sex M", "class1")]
+
+
+def test_the_worst_group_has_a_band_that_holds_for_all() -> None:
+    result = run(tabled({"a": (80, 10, 20, 90), "b": (90, 10, 10, 90), "c": (85, 10, 15, 90), "d": (0, 0, 5, 5)}))
+    worst, alone = found(result, "worst_group_sensitivity", column="sex"), found(result, "sensitivity", sex="a")
+    assert worst.value == alone.value == 0.8
+    assert worst.low is not None
+    assert alone.low is not None
+    assert worst.low < alone.low
+    assert worst.interval.endswith("a, of 3 groups")
+    forest = next(one for one in result.charts if isinstance(one, Forest))
+    assert "sex a, 0.800" in forest.alt
+    assert "37 negative patients (specificity 0.902)" in table(result, "Who is in the data").alt
+
+
 def test_many_columns_are_corrected_by_holm() -> None:
     counts = {"a": (85, 10, 15, 90), "b": (68, 10, 32, 90)}
     alone = found(run(tabled(counts), permutations=999), "sensitivity_any_gap_holm_p", column="sex").value

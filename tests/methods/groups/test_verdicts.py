@@ -10,10 +10,10 @@ from scipy import stats
 
 from tests.methods.groups.test_table import from_counts
 from xvision.errors import DataError
-from xvision.methods.groups.counts import resampled
+from xvision.methods.groups.counts import rate, resampled
 from xvision.methods.groups.gaps import Gap, group_gaps
 from xvision.methods.groups.table import group_table
-from xvision.methods.groups.verdicts import implied_fpr, prevalence_note, two_proportions, verdict, worst_group
+from xvision.methods.groups.verdicts import prevalence_note, two_proportions, verdict, worst_group
 from xvision.methods.intervals import Estimate, not_estimable, wilson
 
 
@@ -84,17 +84,16 @@ def test_exactly_one_word_holds_and_a_mirror_changes_none(value: float, down: fl
     assert verdict(found, "accuracy").word in ("gap shown", "not enough data")
 
 
-@pytest.mark.parametrize(("prevalence", "sensitivity", "fpr"), [(0.514340, 0.720147, 0.448468), (0.1, 0.8, 0.1)])
-def test_the_false_positive_rate_follows_from_the_other_three(
-    prevalence: float, sensitivity: float, fpr: float
-) -> None:
-    ppv = prevalence * sensitivity / (prevalence * sensitivity + (1 - prevalence) * fpr)
-    assert implied_fpr(prevalence, ppv, sensitivity) == pytest.approx(fpr, abs=1e-12)
-    black = np.array([1369, 805, 532, 990])
-    tp, fp, fn, tn = black
-    assert implied_fpr((tp + fn) / black.sum(), tp / (tp + fp), tp / (tp + fn)) == pytest.approx(
-        fp / (fp + tn), abs=1e-12
-    )
+@given(st.lists(st.integers(1, 5000), min_size=4, max_size=4))
+def test_the_false_positive_rate_follows_from_the_other_three(cells: list[int]) -> None:
+    """Chouldechova 2017: with unequal prevalence, ppv, sensitivity and specificity cannot all be equal."""
+    counts = np.array(cells)
+    prevalence = counts[2:].sum() / counts.sum()
+    ppv, sensitivity = rate(counts, "ppv"), rate(counts, "sensitivity")
+    implied = prevalence / (1 - prevalence) * (1 - ppv) / ppv * sensitivity
+    assert implied == pytest.approx(rate(counts, "fpr"), rel=1e-12)
+    black = np.array([990, 805, 532, 1369])
+    assert rate(black, "fpr") == pytest.approx(0.448468, abs=5e-7)
 
 
 def note(*cells: tuple[int, int, int, int], metric: str = "ppv"):

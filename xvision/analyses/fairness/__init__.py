@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from xvision import text
 from xvision.analyses.fairness.column import PREDICTIVE, TESTED, Column, measured
+from xvision.analyses.fairness.confused import confused, macro, table
 from xvision.analyses.fairness.diagnosed import ASKED, diagnosed
 from xvision.analyses.fairness.page import charts
 from xvision.audit import Audit
 from xvision.charts import Chart
-from xvision.methods.groups.cases import UNKNOWN, definitions
+from xvision.methods.groups.cases import UNKNOWN, Rate, definitions
 from xvision.methods.groups.verdicts import counted, not_excluded
 from xvision.methods.intervals import Estimate, holm, not_estimable, proportion
 from xvision.registry import analysis
@@ -38,7 +39,8 @@ def fairness(
     and both rates (Holm), as the verdicts on each rate in each column are a family of their own. ``between_group_sd`` is the spread
     of the true rates, chance taken off (Lum et al. 2022). ``underdiagnosis`` is the share of ill cases decided healthy,
     ``overdiagnosis`` the reverse, once the plan says which class means healthy. ppv and npv follow prevalence; a note says what is
-    left of a difference at equal prevalence. ``power`` is the chance at which "smallest gap found" is meant.
+    left of a difference at equal prevalence. ``worst_group_sensitivity`` is the lowest of the groups with ``minimum`` patients; its band
+    holds for all of them at once (max-T), as picking the lowest asks for. ``power`` is the chance at which "smallest gap found" is meant.
 
     A difference has many possible causes, and no difference here says nothing about columns that were not recorded.
     """
@@ -54,17 +56,19 @@ def fairness(
     ]
     found = [part for parts in by_target for part in parts]
     corrected = tuple(_corrected(found))
-    metrics = (*(item for part in found for item in part.metrics), *corrected, *diagnosed(audit, columns))
+    classes = confused(audit, columns, resamples)
+    metrics = (
+        *(item for part in found for item in part.metrics), *corrected, *diagnosed(audit, columns), *macro(classes)
+    )  # fmt: skip
     shown: list[Chart] = [
-        chart
-        for parts in by_target[:_MOST_CHARTED]
-        for chart in charts(parts, _overall(audit, parts[0].target), power, minimum)
+        chart for parts in by_target[:_MOST_CHARTED] for chart in charts(parts, _overall(audit, parts[0].target), power)
     ]
+    shown += table(audit, classes)
     summary = _summary(audit, found, corrected)
     return Result(summary, metrics, tuple(shown), caveats=tuple(_caveats(audit, found, minimum)))
 
 
-def _overall(audit: Audit, target: Target) -> dict[str, Estimate]:
+def _overall(audit: Audit, target: Target) -> dict[Rate, Estimate]:
     rates = definitions(target.labels, target.decisions)
     return {
         name: proportion(rates[name].hits[rates[name].among], audit.patients[rates[name].among])

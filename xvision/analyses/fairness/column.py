@@ -10,14 +10,15 @@ import numpy as np
 
 from xvision import text
 from xvision.audit import Audit, apart, metric
+from xvision.methods.groups.bands import rate_bands
 from xvision.methods.groups.cases import UNKNOWN, Rate, definitions
 from xvision.methods.groups.counts import coded, group_draws, rate, tabulated
 from xvision.methods.groups.gaps import Gap, GroupTest, group_gaps, permutation_test, sides
 from xvision.methods.groups.missing import MissingBounds, missing_bounds, missingness
 from xvision.methods.groups.spread import Spread, between_groups, resampled_noise
 from xvision.methods.groups.table import GroupRow, group_table
-from xvision.methods.groups.verdicts import Prevalence, Verdict, prevalence_note, verdict
-from xvision.methods.intervals import held_together, proportion
+from xvision.methods.groups.verdicts import Prevalence, Verdict, prevalence_note, verdict, worst_group
+from xvision.methods.intervals import Estimate, held_together, not_estimable, proportion
 from xvision.methods.operating_point import Judged, tuned_differences, tuned_rates
 from xvision.result import Better, Metric, Where
 from xvision.targets import Target
@@ -26,12 +27,15 @@ TESTED: tuple[Literal["sensitivity", "specificity"], ...] = ("sensitivity", "spe
 COMPARED: tuple[Rate, ...] = ("sensitivity", "specificity", "ppv", "npv")
 PREDICTIVE: tuple[Literal["ppv", "npv"], ...] = ("ppv", "npv")
 _BETTER: Mapping[str, Better] = {"fpr": "lower", "fnr": "lower", "selection_rate": "neither"}
-_KEYS = ("class", "against", "column", "outcome", "bound")
+KEYS = ("class", "against", "column", "outcome", "bound")
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One column for one class. judged: by rate, each gap with its verdict. bounds: by rate and group, for missing values."""
+    """One column for one class. judged: by rate, each gap with its verdict. bounds: by rate and group, for missing values.
+
+    worst: by rate, the lowest of the groups that are large enough ("" for none) with a band that holds for all of these.
+    """
 
     name: str
     target: Target
@@ -41,6 +45,7 @@ class Column:
     spreads: Mapping[Rate, Spread]
     explained: Mapping[tuple[Rate, str], Prevalence]
     bounds: Mapping[tuple[Rate, str], MissingBounds]
+    worst: Mapping[Rate, tuple[str, Estimate]]
     metrics: tuple[Metric, ...]
 
     @property
@@ -77,8 +82,29 @@ def measured(audit: Audit, target: Target, column: str, *, minimum: int, permuta
         for gap, _ in judged[name]
         if gap.ranked and (levels == UNKNOWN).any()
     }
-    found = Column(column, target, rows, judged, tests, spreads, explained, bounds, ())
+    worst: dict[Rate, tuple[str, Estimate]] = {
+        name: _worst(audit, target, column, rows, name, minimum, resamples) for name in TESTED
+    }
+    found = Column(column, target, rows, judged, tests, spreads, explained, bounds, worst, ())
     return replace(found, metrics=tuple(_metrics(audit, found)))
+
+
+def _worst(
+    audit: Audit, target: Target, column: str, rows: tuple[GroupRow, ...], name: Rate, minimum: int, resamples: int
+) -> tuple[str, Estimate]:
+    """The lowest is picked after looking, so that its own interval would say too much."""
+    ranking = worst_group({row.group: row.estimates[name] for row in rows}, minimum=minimum)
+    if ranking.worst is None or audit.operating.tuned:
+        return "", not_estimable(ranking.reason or "the bands do not know that the threshold was chosen on cases")
+    names = [row.group for row in rows if row.group not in (UNKNOWN, *ranking.too_small)]
+    levels = audit.column(column)
+    member = np.isin(levels, names)
+    bands = rate_bands(
+        target.labels[member], target.decisions[member], np.searchsorted(names, levels[member]), len(names),
+        audit.patients[member], metric=name, rng=audit.rng(f"bands {target.name} {column} {name}"), resamples=resamples,
+    )  # fmt: skip
+    band = bands[names.index(ranking.worst)]
+    return ranking.worst, band._replace(method=f"{band.method}; {ranking.worst}, of {len(names)} groups")
 
 
 def _with_choice(audit: Audit, target: Target, levels: np.ndarray, row: GroupRow) -> GroupRow:
@@ -162,7 +188,7 @@ class _Draws:
 
 
 def _metrics(audit: Audit, found: Column) -> Iterator[Metric]:
-    key, before = apart(found.name, *_KEYS), found.target.where
+    key, before = apart(found.name, *KEYS), found.target.where
     for row in found.rows:
         for name, estimate in row.estimates.items():
             if name != "auroc":  # the page on scores has it
@@ -174,6 +200,7 @@ def _metrics(audit: Audit, found: Column) -> Iterator[Metric]:
     for name in TESTED:
         yield _tested(f"{name}_any_gap_p", found.tests[name], found.where)
         yield metric(f"{name}_between_group_sd", found.spreads[name].sd, better="lower", where=found.where)
+        yield metric(f"worst_group_{name}", found.worst[name][1], better="higher", where=found.where)
     for (name, group), bound in found.bounds.items():
         for side in ("lowest", "highest"):
             where = {**before, key: group, "bound": f"{side} that missing values allow"}

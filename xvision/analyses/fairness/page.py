@@ -12,13 +12,14 @@ from xvision.analyses.fairness.column import COMPARED, TESTED, Column
 from xvision.charts import Axis, Chart, Forest, Mark, Reference, Table
 from xvision.methods.groups.cases import UNKNOWN, Rate
 from xvision.methods.groups.gaps import Gap
-from xvision.methods.groups.power import detectable_difference
+from xvision.methods.groups.power import among, detectable_difference, minimum_size
 from xvision.methods.groups.table import GroupRow
-from xvision.methods.groups.verdicts import Verdict, counted, worst_group
+from xvision.methods.groups.verdicts import Verdict, counted
 from xvision.methods.intervals import Estimate
 
 _MOST_ROWS = 30
 _FEWEST_OF_A_COLUMN = 5
+_HALF_WIDTH = 0.1
 _AMONG = {"sensitivity": "positives", "specificity": "negatives"}
 
 
@@ -33,7 +34,7 @@ class _Shown(NamedTuple):
         return text.condition({self.column.name: self.row.group})
 
 
-def charts(columns: Sequence[Column], overall: dict[str, Estimate], power: float, minimum: int) -> Iterator[Chart]:
+def charts(columns: Sequence[Column], overall: dict[Rate, Estimate], power: float) -> Iterator[Chart]:
     """Of one class: sizes first, then a forest of each tested rate, then what may be said."""
     most = max(_FEWEST_OF_A_COLUMN, _MOST_ROWS // len(columns))
     shown = [_Shown(column, row) for column in columns for row in _largest(column, most)]
@@ -42,7 +43,7 @@ def charts(columns: Sequence[Column], overall: dict[str, Estimate], power: float
     yield _sizes(columns, shown, overall, power, some)
     for name in TESTED:
         if any(each.row.estimates[name].value is not None for each in shown):
-            yield _forest(columns, shown, name, overall[name], minimum, some)
+            yield _forest(columns, shown, name, overall[name], some)
     if any(column.judged[name] for column in columns for name in COMPARED):
         yield _verdicts(columns)
     if any(bound.unknown for column in columns for bound in column.bounds.values()):
@@ -55,7 +56,7 @@ def _largest(column: Column, most: int) -> list[GroupRow]:
 
 
 def _sizes(
-    columns: Sequence[Column], shown: Sequence[_Shown], overall: dict[str, Estimate], power: float, some: str
+    columns: Sequence[Column], shown: Sequence[_Shown], overall: dict[Rate, Estimate], power: float, some: str
 ) -> Table:
     least = {
         (column.name, name): _detectable(column, name, overall[name], power) for column in columns for name in TESTED
@@ -64,7 +65,7 @@ def _sizes(
         title=f"Who is in the data{columns[0].target}",
         alt=f"{text.plural(sum(len(column.rows) for column in columns), 'group')} in {text.plural(len(columns), 'column')}.{some} The last"
         f" columns say how far below the others a rate would have to lie to be shown with a chance of {100 * power:.0f} %, were every"
-        " image a patient.",
+        f" image a patient.{_needed(overall)}",
         columns=(
             "Column", "Group", "Images", "Patients", "Positive", "Negative", "Smallest gap found: sensitivity", "specificity",
         ),
@@ -78,6 +79,16 @@ def _sizes(
         counts=("Images", "Patients", "Positive", "Negative"),
         part="Column",
     )  # fmt: skip
+
+
+def _needed(overall: dict[Rate, Estimate]) -> str:
+    """How large a group must be for its rate to be known well."""
+    said = [
+        f"{minimum_size(found.value, _HALF_WIDTH)} {among(name)} ({text.label(name).lower()} {text.number(found.value)})"
+        for name, found in overall.items()
+        if found.value is not None
+    ]
+    return f" To know a group's rate to within {_HALF_WIDTH} takes {' and '.join(said)}." if said else ""
 
 
 def _detectable(column: Column, name: Rate, overall: Estimate, power: float) -> dict[str, str]:
@@ -95,13 +106,11 @@ def _detectable(column: Column, name: Rate, overall: Estimate, power: float) -> 
     return said
 
 
-def _forest(
-    columns: Sequence[Column], shown: Sequence[_Shown], name: Rate, overall: Estimate, minimum: int, some: str
-) -> Forest:
+def _forest(columns: Sequence[Column], shown: Sequence[_Shown], name: Rate, overall: Estimate, some: str) -> Forest:
     marks = tuple(_mark(each, name) for each in shown)
     return Forest(
         title=f"{text.label(name)} of each group{columns[0].target}",
-        alt=f"{' '.join(_ranked(column, name, minimum) for column in columns)}{some}",
+        alt=f"{' '.join(_ranked(column, name) for column in columns)}{some}",
         value=Axis(text.label(name), low=_from(marks), high=1),
         marks=marks,
         references=(Reference("all", overall.value, "x"),) if overall.value is not None else (),
@@ -113,14 +122,13 @@ def _from(marks: tuple[Mark, ...]) -> float:
     return float(np.floor(10 * min((mark.low for mark in marks if mark.low is not None), default=0.0)) / 10)
 
 
-def _ranked(column: Column, name: Rate, minimum: int) -> str:
+def _ranked(column: Column, name: Rate) -> str:
     """The lowest group of a column, and how large a gap chance alone would make."""
-    ranking = worst_group({row.group: row.estimates[name] for row in column.rows}, minimum=minimum)
-    if ranking.worst is None:
-        return f"{text.label(column.name)} is not ranked: {ranking.reason}."
-    estimate = next(row.estimates[name] for row in column.rows if row.group == ranking.worst)
-    test, lowest = column.tests[name], text.condition({column.name: ranking.worst})
-    said = f"Lowest by {text.label(column.name).lower()}: {lowest}, {text.value(*estimate[:3])}"
+    worst, band = column.worst[name]
+    if not worst:
+        return f"{text.label(column.name)} is not ranked: {band.reason}."
+    test, lowest = column.tests[name], text.condition({column.name: worst})
+    said = f"Lowest by {text.label(column.name).lower()}: {lowest}, {text.value(*band[:3])} in a band that holds for all groups"
     if test.p_value is None:
         return f"{said}."
     return f"{said}; largest gap {text.number(test.gap)}, {text.number(test.expected)} by chance alone, p = {text.number(test.p_value)}."

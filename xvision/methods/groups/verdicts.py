@@ -124,11 +124,6 @@ def reference_words(reference: str) -> str:
     return {"rest": "the rest", "known": "all whose group is known"}.get(reference, reference)
 
 
-def implied_fpr(prevalence: float, ppv: float, sensitivity: float) -> float:
-    """The false positive rate that follows from the other three (Chouldechova 2017): none can differ alone."""
-    return prevalence / (1 - prevalence) * (1 - ppv) / ppv * sensitivity
-
-
 def prevalence_note(
     table: np.ndarray, drawn: np.ndarray, metric: Literal["ppv", "npv"], *, level: float = 0.95
 ) -> Prevalence | None:
