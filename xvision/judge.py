@@ -59,7 +59,7 @@ class Criterion:
     def rule(self) -> str:
         """``AUROC at least 0.850``."""
         demand = next(
-            f"{words} {text.number(limit)}"
+            f"{words} {text.number(limit, 'count' if limit == 0 or (abs(limit) > 1 and limit == int(limit)) else '')}"
             for words, limit in (("at least", self.at_least), ("at most", self.at_most), ("within ±", self.within))
             if limit is not None
         ).replace("± ", "±")

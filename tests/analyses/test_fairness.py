@@ -202,6 +202,16 @@ def test_many_columns_are_corrected_by_holm() -> None:
     assert any("of the 24 such families" in caveat for caveat in together.caveats)
 
 
+def test_a_gap_by_how_images_were_taken_is_said_beside_patient_groups() -> None:
+    counts = {"A": (95, 10, 5, 90), "B": (70, 10, 30, 90)}
+    plain = tabled(counts, "site")
+    both = tabled(counts, "site", sex=np.random.default_rng(0).choice(["F", "M"], 400))
+    assert run(plain, permutations=499).summary.startswith("Gap shown. Sensitivity is 0.250")
+    said = run(both, permutations=499).summary
+    assert said.startswith("No gap between patient groups is shown.")
+    assert " By how images were taken: Sensitivity is 0.250" in said
+
+
 def test_a_tuned_threshold_widens_intervals_and_keeps_values() -> None:
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 400)

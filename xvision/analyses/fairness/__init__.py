@@ -64,7 +64,7 @@ def fairness(
         chart for parts in by_target[:_MOST_CHARTED] for chart in charts(parts, _overall(audit, parts[0].target), power)
     ]
     shown += table(audit, classes)
-    summary = _summary(audit, found, corrected)
+    summary = _summary(audit, found, corrected) + _by_acquisition(audit, found, corrected)
     return Result(summary, metrics, tuple(shown), caveats=tuple(_caveats(audit, found, minimum)))
 
 
@@ -129,6 +129,26 @@ def _summary(audit: Audit, found: list[Column], corrected: tuple[Metric, ...]) -
     return (
         f"No gap between {whom} is shown. Of {text.plural(len(words), 'comparison')}: {counted(words)}.{widest}{other}"
     )
+
+
+def _by_acquisition(audit: Audit, found: list[Column], corrected: tuple[Metric, ...]) -> str:
+    """The largest gap by how images were taken, where the corrected tests show one beside patient groups."""
+    tested = {
+        (item.name, *item.where.values()) for item in corrected if item.value is not None and item.value <= _TESTED_AT
+    }
+    shown = [
+        pair
+        for part in found
+        if audit.groups and part.name in audit.acquisition
+        for name in TESTED
+        if (f"{name}_any_gap_holm_p", *part.where.values()) in tested
+        for pair in part.judged[name]
+        if pair[0].ranked and pair[1].word == "gap shown"
+    ]
+    if not shown:
+        return ""
+    _, verdict = max(shown, key=lambda pair: abs(pair[0].difference.value or 0.0))
+    return f" By how images were taken: {verdict.sentence}"
 
 
 def _predictive(found: list[Column]) -> str:
