@@ -113,7 +113,8 @@ def _largest(gaps: list[Gaps]) -> str:
     raw, last = (pair.steps[place].figures[rate].gap for place in (0, each.last))
     of_class = f" for {each.name}" if each.name else ""
     said = (
-        f"Largest gap in {rate}{of_class}: {each.column} {pair.group} against {pair.reference} {_spoken(raw)} as found"
+        f"Largest gap in {rate}{of_class}: {text.condition({each.column: pair.group})} against {pair.reference}"
+        f" {_spoken(raw)} as found"
     )
     if each.last == 1:
         return f"{said}."

@@ -42,7 +42,7 @@ def mixes(audit: Audit, column: str) -> Table:
     for other, level in listed[: _MOST_ROWS - len(rows)]:
         own = table[other].to_numpy(dtype=str) == level
         shares = (" | ".join(_share(own, side & cases) for _, cases in parts) for side in member.values())
-        rows.append((f"{other} {level}", *shares))
+        rows.append((text.condition({other: level}), *shares))
     alt = f"Shares are of {' | '.join(name for name, _ in parts)} of the group."
     hidden = max(0, len(known) - _MOST_GROUPS)
     alt += f" The {_MOST_GROUPS} largest groups are shown; {hidden} smaller ones are not." if hidden else ""
@@ -118,7 +118,7 @@ def _cut(rows: list[tuple[float, tuple[str, ...]]]) -> tuple[tuple[str, ...], ..
 
 
 def _called(gaps: Gaps, pair: Compared) -> str:
-    return ", ".join(filter(None, (gaps.name, f"{gaps.column} {pair.group} − {pair.reference}")))
+    return ", ".join(filter(None, (gaps.name, f"{text.condition({gaps.column: pair.group})} − {pair.reference}")))
 
 
 def following(found: list[Gaps]) -> Iterator[Table]:

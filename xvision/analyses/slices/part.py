@@ -76,7 +76,7 @@ def _shares(codes: np.ndarray, classes: tuple[str, ...]) -> str:
 def said(told: list[Description]) -> str:
     """``site B: 71 % inside, 12 % outside``."""
     return "; ".join(
-        f"{item.column} {item.level}: {100 * item.inside:.0f} % inside, {100 * item.outside:.0f} % outside"
+        f"{text.condition({item.column: item.level})}: {100 * item.inside:.0f} % inside, {100 * item.outside:.0f} % outside"
         for item in told
     )
 

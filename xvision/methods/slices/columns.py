@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import fisher_exact
 
+from xvision import text
 from xvision.methods.groups.cases import UNKNOWN
 from xvision.methods.intervals import benjamini_hochberg
 
@@ -31,7 +32,7 @@ def column_slices(
     enough: whether a slice is large enough to look at. The 20 most frequent levels of all columns are paired.
     """
     singles = {
-        (column, level): ColumnSlice(f"{column} {level}", values == level, standing(values == level))
+        (column, level): ColumnSlice(text.condition({column: level}), values == level, standing(values == level))
         for column, values in columns.items()
         for level in _frequent(values)
         if enough(values == level)
