@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from tests.factories import HOSTILE, write_run
 from xvision.errors import RunError
+from xvision.registry import analyses
 from xvision.result import UNTESTED, MapVerdict, MapWord, Metric, StoredCase
 from xvision.store import METRIC_COLUMNS, Run, Writer, write_atomic
 
@@ -178,3 +180,13 @@ def test_a_method_that_nothing_tested_is_said_to_be_untested(run: Run) -> None:
     assert run.map_verdict("no such method") == UNTESTED
     assert run.map_verdict("no such method").said == "not tested"
     assert MapVerdict("not decided", "The interval holds both.").said == "not decided"
+
+
+def test_the_analysis_that_a_pillar_is_named_after_comes_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    other = json.loads((folder / "results" / "fairness.json").read_text()) | {"analysis": "case_mix"}
+    (folder / "results" / "case_mix.json").write_text(json.dumps(other))
+    assert [record.analysis for record in Run(folder).records][-2:] == ["fairness", "case_mix"]
+    registered = [found.name for found in analyses().values() if found.pillar == "Fairness"]
+    assert registered[0] == "fairness"
+    assert registered[1:] == sorted(registered[1:])

@@ -17,7 +17,8 @@ from xvision.config import FairnessPlan
 from xvision.data.synthetic import PhantomSettings, phantom_dataset
 from xvision.engine import Engine
 from xvision.methods.decision import Decision
-from xvision.methods.operating_point import Judged, OperatingPoint, Rule
+from xvision.methods.groups.power import detectable_difference
+from xvision.methods.operating_point import Judged, OperatingPoint, Rule, tuned_differences
 from xvision.result import NotApplicable, Result
 
 Counts = dict[str, tuple[int, int, int, int]]
@@ -212,6 +213,47 @@ def test_a_gap_by_how_images_were_taken_is_said_beside_patient_groups() -> None:
     assert " By how images were taken: Sensitivity is 0.250" in said
 
 
+def test_a_gap_by_acquisition_that_may_be_chance_is_not_in_the_summary() -> None:
+    """A gap of its own family whose test, corrected for eight columns, is above 0.05."""
+    rng = np.random.default_rng(3)
+    more = {f"c{place}": rng.choice(["x", "y"], 400) for place in range(7)}
+    audit = tabled({"A": (90, 10, 10, 90), "B": (78, 10, 22, 90)}, "site", **more)
+    result = run(audit, permutations=999)
+    assert verdicts(result)["A", "Sensitivity"] == "gap shown"
+    assert (found(result, "sensitivity_any_gap_holm_p", column="site").value or 0.0) > 0.05
+    assert "By how images were taken" not in result.summary
+    alone = run(tabled({"A": (90, 10, 10, 90), "B": (60, 10, 40, 90)}, "site"), permutations=999)
+    assert "By how images were taken" not in alone.summary
+
+
+def test_smallest_gaps_are_those_of_the_comparison_that_is_made() -> None:
+    """Against the rest, at a level that all three share."""
+    result = run(tabled(dict.fromkeys("abc", (80, 10, 20, 90))))
+    least = detectable_difference(0.8, 100, 200, power=0.8, family=3)
+    assert table(result, "Who is in the data").rows[0][6] == f"{least:.3f}"
+
+
+def test_the_largest_groups_of_a_column_are_shown_and_missing_ones_explain_no_prevalence() -> None:
+    sizes = {f"g{place:02d}": (place + 1, 1, 1, place + 1) for place in range(40)}
+    rows = table(run(tabled(sizes)), "Who is in the data").rows
+    assert [row[1] for row in rows] == [f"g{place:02d}" for place in range(10, 40)]
+    result = run(tabled({"a": (400, 50, 100, 450), "b": (80, 90, 20, 810), "unknown": (300, 10, 10, 20)}))
+    notes = {
+        row[0]: str(row[4]) for row in table(result, "What may be said of each difference").rows if row[1] == "PPV"
+    }
+    assert notes["sex unknown, against known"] == ""
+    left = notes["sex a, against b"].split("at equal prevalence ")[1]
+    assert left.startswith("0.000")
+    known = {"a": (400, 50, 100, 450), "b": (80, 90, 20, 810), "c": (200, 90, 100, 500)}
+    said = []
+    for counts in (known, known | {"unknown": (900, 5, 10, 20)}):
+        rows = table(run(tabled(counts)), "What may be said of each difference").rows
+        said.append(
+            [str(row[4]).split("(")[0] for row in rows if row[1] == "PPV" and row[0] != "sex unknown, against known"]
+        )
+    assert said[0] == said[1]
+
+
 def test_a_tuned_threshold_widens_intervals_and_keeps_values() -> None:
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 400)
@@ -228,6 +270,23 @@ def test_a_tuned_threshold_widens_intervals_and_keeps_values() -> None:
         assert "re-tuned" in chosen.interval
     gap = next(item for item in other.metrics if item.name == "sensitivity_difference")
     assert "re-tuned" in gap.interval
+
+
+def test_differences_at_a_tuned_threshold_hold_together_over_three_groups() -> None:
+    rng = np.random.default_rng(4)
+    labels, group = rng.integers(0, 2, 600), np.tile(["a", "b", "c"], 200)
+    scores = 1 / (1 + np.exp(-rng.normal(1.5 * labels - 0.75, 1.0)))
+    point = OperatingPoint(
+        "chosen", Rule("sensitivity", 0.8), Judged(scores[:60], labels[:60] == 1, np.arange(60)), seed=1
+    )
+    audit = replace(scored(scores, labels, columns={"sex": group}), operating=point)
+    gap = found(run(audit), "sensitivity_difference", sex="a", against="rest")
+    first, second = (
+        Judged(scores[side], labels[side] == 1, audit.patients[side]) for side in (group == "a", group != "a")
+    )
+    level = 1 - 0.05 / 3
+    expected = tuned_differences(first, second, 0.5, point.thresholds, level=level)["sensitivity"]
+    assert (gap.value, gap.low, gap.high) == pytest.approx(expected[:3])
 
 
 @pytest.mark.parametrize(("strength", "shown"), [(0.6, True), (0.0, False)])
