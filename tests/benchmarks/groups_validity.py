@@ -201,7 +201,7 @@ def _clustered(sets: int) -> Iterator[Row]:
         yield row(
             f"patients of several images, {name}: coverage",
             f"{count / sets:.3f}",
-            f"{0.93 - slack:.3f} to {0.97 + slack:.3f}",
+            f"{0.93 - slack:.3f} to {min(0.97 + slack, 1.0):.3f}",
             0.93 - slack <= count / sets <= 0.97 + slack,
             f"{sets} data sets of 100 patients with one to five images; with images taken for patients: {naive / sets:.3f}",
         )
