@@ -41,7 +41,7 @@ def subject(*, cases: int = 400, split: np.ndarray | None = None, predicted: np.
 
 def run(out: Path, audit: Audit, **options: object) -> Run:
     options = {"positive": "lesion", "only": ["performance"], **options}
-    return xvision.run_audit(audit.model, audit.everything, out=out, **options)  # type: ignore[arg-type]
+    return xvision.run_audit(audit.model, audit.everything, out=out, **options)
 
 
 def test_a_threshold_is_chosen_on_the_validation_cases_and_judged_on_the_others(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_an_audit_shares_what_was_chosen_with_its_splits_and_draws_alike_in_ever
     assert (tuning.predictions.decisions == (tuning.scores >= (audit.decision.threshold or 0.0) - 1e-9)).all()
     other = at_operating_point(replace(subject(), task="other"), RULE)
     assert (other.operating.thresholds == audit.operating.thresholds).all()
-    assert 0.5 * audit.decision.threshold < np.nanmedian(audit.operating.thresholds) < 1.5 * audit.decision.threshold  # type: ignore[operator]
+    assert 0.5 * audit.decision.threshold < np.nanmedian(audit.operating.thresholds) < 1.5 * audit.decision.threshold
 
 
 def test_a_rule_is_no_decision_until_an_audit_has_asked_it() -> None:

@@ -119,7 +119,7 @@ class Cut(nn.Module):
 def test_where_attacks_provably_failed_there_is_no_figure() -> None:
     """A network that counts as one with gradients and gives none."""
     audit, _ = audited(Cut())
-    audit.model.access = "white-box"  # type: ignore[misc]  # as it claims
+    audit.model.access = "white-box"
     result = run(audit)
     stands = figure(result, "robust_accuracy", norm="linf", epsilon=EPSILONS[2])
     assert stands.value is None
@@ -164,7 +164,7 @@ def test_a_model_whose_gradient_is_cut_off_counts_as_one_without() -> None:
 
 def test_a_model_without_gradients_is_attacked_by_queries_and_the_page_says_what_is_forfeited() -> None:
     audit, exact = audited()
-    audit.model.access = "black-box"  # type: ignore[misc]  # as an exported model has it
+    audit.model.access = "black-box"
     result = run(audit, queries=300)
     assert any("forfeited" in said for said in result.caveats)
     for epsilon in EPSILONS:
@@ -189,7 +189,7 @@ def test_the_attack_stops_when_the_agreed_question_is_decided() -> None:
     whole = run(audit, cases=160)
     early = run(audit, cases=160, agreed_epsilon=EPSILONS[-1], agreed_accuracy=0.9)
     stands = figure(early, "robust_accuracy", norm="linf", epsilon=EPSILONS[-1])
-    assert stands.n < 160  # type: ignore[operator]  # an estimate has n
+    assert stands.n < 160
     assert (stands.high or 1) < 0.9
     assert (exact > EPSILONS[-1]).mean() < 0.9
     assert any("agreed question was decided" in said for said in early.caveats)

@@ -40,7 +40,7 @@ def linear(count: int = COUNT) -> tuple[Audit, np.ndarray]:
 
 def run(audit: Audit, **options: object) -> Result:
     small = {"sigmas": (SIGMA,), "epsilons": EPSILONS, "draws": 800, "cases": COUNT}
-    return certified(audit, **{**small, **options})  # type: ignore[arg-type]
+    return certified(audit, **{**small, **options})
 
 
 def found(result: Result, name: str, **where: object) -> Metric:
@@ -72,17 +72,17 @@ def test_truth_lies_between_certificate_and_attack_for_every_case(result: Result
 def test_rates_enclose_the_true_rates(result: Result) -> None:
     true = linear()[1]
     assert found(result, "deployed_accuracy").value == pytest.approx((true > 0).mean())
-    assert found(result, "smoothed_accuracy").value <= (true > 0).mean()  # type: ignore[operator]
+    assert found(result, "smoothed_accuracy").value <= (true > 0).mean()
     for epsilon in EPSILONS:
         certified_share = found(result, "certified_accuracy", epsilon=epsilon, norm="l2", sigma=SIGMA)
         left = found(result, "unbroken_accuracy", epsilon=epsilon, norm="l2", sigma=SIGMA)
         share = (true > epsilon).mean()
-        assert certified_share.value <= share <= left.value  # type: ignore[operator]
-        assert left.value - certified_share.value < 0.5  # type: ignore[operator]
+        assert certified_share.value <= share <= left.value
+        assert left.value - certified_share.value < 0.5
         assert certified_share.n == COUNT
         assert certified_share.interval.startswith("Clopper-Pearson")
     assert found(result, "contradictions").value == 0
-    assert found(result, "abstention_rate").value < 0.4  # type: ignore[operator]
+    assert found(result, "abstention_rate").value < 0.4
 
 
 def test_a_radius_that_no_number_of_votes_reaches_has_a_reason_and_no_number() -> None:
@@ -98,7 +98,7 @@ def test_a_model_that_is_linear_in_the_pixels_has_its_distance_in_pixels(
     result: Result, norm: str, dual: float, unit: float
 ) -> None:
     audit, true = linear()
-    weights = next(iter(audit.model.module.parameters())).numpy().ravel()  # type: ignore[attr-defined]
+    weights = next(iter(audit.model.module.parameters())).numpy().ravel()
     length = true * SIDE * np.linalg.norm(weights) / np.linalg.norm(weights, dual) / unit
     column = result.tables["certified"][f"distance_{norm}"].to_numpy()
     assert "lower bound, 1 layer" in str(result.charts[2])  # pixels have a range, which may only make it larger
@@ -115,7 +115,7 @@ def test_a_dense_network_has_a_lower_bound_in_pixels_that_no_gradient_step_beats
     pixels = torch.from_numpy(audit.pixels(np.arange(COUNT)))
     with torch.no_grad():
         network[3].bias -= network(pixels).mean()
-    model = NetworkClassifier(network, audit.model.facts, torch.device("cpu"))  # type: ignore[attr-defined]
+    model = NetworkClassifier(network, audit.model.facts, torch.device("cpu"))
     dense = run(replace(audit, model=model), draws=20, selection=10)
     bound = torch.tensor(dense.tables["certified"]["distance_linf"].to_numpy())
     right = dense.tables["certified"]["deployed_right"].to_numpy(copy=True)
@@ -138,7 +138,7 @@ def test_a_dense_network_has_a_lower_bound_in_pixels_that_no_gradient_step_beats
 def test_where_no_head_can_be_read_the_reason_is_given() -> None:
     audit, _ = linear()
     network = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 4), nn.Tanh(), nn.Linear(4, 1)).eval()
-    model = NetworkClassifier(network, audit.model.facts, torch.device("cpu"))  # type: ignore[attr-defined]
+    model = NetworkClassifier(network, audit.model.facts, torch.device("cpu"))
     refused = run(replace(audit, model=model), draws=20, selection=10)
     missing = found(refused, "certified_distance")
     assert missing.value is None
@@ -192,7 +192,7 @@ def test_a_vote_that_noise_has_made_a_constant_is_called_one() -> None:
     audit, _ = linear()
     levels = np.where(np.arange(COUNT) % 2 == 0, 0.45, 0.55)[:, None, None] * np.ones((SIDE, SIDE))
     pale = subject(np.ones((SIDE, SIDE)), levels)
-    model = NetworkClassifier(Fragile().eval(), audit.model.facts, torch.device("cpu"))  # type: ignore[attr-defined]
+    model = NetworkClassifier(Fragile().eval(), audit.model.facts, torch.device("cpu"))
     constant = run(replace(pale, model=model, task="certified"), sigmas=(0.01, 0.5), draws=100)
     caveats = [caveat for caveat in constant.caveats if "constant" in caveat]
     assert len(caveats) == 1
@@ -215,8 +215,8 @@ def test_the_summary_and_the_lines_speak_of_the_smoothed_classifier(result: Resu
     assert "another classifier than the deployed one" in result.summary
     assert "sigma 0.2" in result.summary
     lines = result.charts[0]
-    assert [series.name for series in lines.series] == ["certified, sigma 0.2", "left by the attack, sigma 0.2"]  # type: ignore[union-attr]
-    assert lines.series[0].x == (0.0, *EPSILONS)  # type: ignore[union-attr]
+    assert [series.name for series in lines.series] == ["certified, sigma 0.2", "left by the attack, sigma 0.2"]
+    assert lines.series[0].x == (0.0, *EPSILONS)
 
 
 @pytest.mark.parametrize(

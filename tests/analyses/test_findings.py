@@ -66,7 +66,7 @@ def world(size: int = 1200, drop: float = 0.0, **options: object) -> Audit:
     columns = {"sex": rng.choice(["F", "M"], size), "age": rng.choice(["a", "b", "c", "unknown"], size)}
     labels = rng.random((size, 3)) < (0.5, 0.4, 0.3)
     right = rng.random((size, 3)) < 0.85 - drop * (labels & (columns["sex"] == "F")[:, None]) * (0, 1, 0)
-    return audited(np.where(labels == right, 0.8, 0.2), labels, columns, **options)  # type: ignore[arg-type]
+    return audited(np.where(labels == right, 0.8, 0.2), labels, columns, **options)
 
 
 def heat_map(result: Result, beginning: str) -> HeatMap:
@@ -201,7 +201,7 @@ def test_nothing_to_set_side_by_side_is_said() -> None:
     audit = world(60)
     with pytest.raises(NotApplicable, match="no group columns were declared"):
         findings(replace(audit, groups=()))
-    alone = replace(audit.model, inner=None)  # type: ignore[type-var]
+    alone = replace(audit.model, inner=None)
     with pytest.raises(NotApplicable, match="the model decides on one finding or class"):
         findings(replace(audit, model=alone))
     with pytest.raises(NotApplicable, match="the data names one class for each image"):
@@ -255,7 +255,7 @@ def test_what_is_known_of_the_other_findings_belongs_to_model_and_data() -> None
     labels[0], labels[1, 0] = True, True
     columns = {"sex": np.array(["F", "M", "F", "M"])}
     first = audited(chances.copy(), labels, columns)
-    assert first.everything.subset(["case-00001", "case-00000"]).whole.table["label"].tolist() == [  # type: ignore[union-attr]
+    assert first.everything.subset(["case-00001", "case-00000"]).whole.table["label"].tolist() == [
         "effusion", "effusion|nodule|oedema",
     ]  # fmt: skip
     labels[2, 1], chances[2, 1] = True, 0.6

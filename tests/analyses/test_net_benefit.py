@@ -105,7 +105,6 @@ def test_a_model_that_looks_for_the_healthy_is_acted_upon_where_it_does_not_find
 
 def test_a_threshold_chosen_for_net_benefit_keeps_the_weight_that_was_agreed() -> None:
     audit = replace(planted(800), operating=OperatingPoint("chosen", Rule("net benefit", 0.1)))
-    audit.predictions  # noqa: B018  # made once
     chosen = net_benefit(audit, resamples=50)
     treated = audit.scores >= 0.2
     expected = (treated & (audit.labels == 1)).mean() - (treated & (audit.labels == 0)).mean() / 9
@@ -134,7 +133,7 @@ def test_of_several_classes_one_acts_on_disease_or_on_each() -> None:
 def test_bad_ranges_and_one_class_are_named() -> None:
     for wrong in ({"low": 0.6}, {"low": 0.0}, {"high": 1.0}, {"steps": 1}, {"steps": 1000}):
         with pytest.raises(ConfigError, match="the lower first"):
-            net_benefit(planted(100), **wrong)  # type: ignore[arg-type]  # numbers
+            net_benefit(planted(100), **wrong)
     one = net_benefit(scored(np.linspace(0.1, 0.9, 30), np.zeros(30, int), columns={"sex": np.array(["A", "B"] * 15)}))
     assert {item.reason for item in one.metrics} == {"no positive cases"}
     assert "not enough data: no positive cases" in one.summary

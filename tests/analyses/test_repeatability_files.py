@@ -150,7 +150,7 @@ def test_flipped_cases_are_shown_the_surest_first() -> None:
     assert (case.facts["decision"], case.facts["decision there"]) == ("lesion", "normal")
     before, after = (case.pictures[name].astype(int) for name in ("image", "seen again"))
     assert (before - after == 1).all()
-    assert result.charts[-1].cases == tuple(case.id for case in result.cases)  # type: ignore[union-attr]  # the pictures
+    assert result.charts[-1].cases == tuple(case.id for case in result.cases)
 
 
 def test_the_draw_that_moved_a_case_most_is_shown() -> None:

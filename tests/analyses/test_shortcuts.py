@@ -20,7 +20,7 @@ from xvision.result import Metric, NotApplicable, Result
 
 
 def run(audit: Audit, **options: object) -> Result:
-    return shortcuts(audit, **{"resamples": 60, "cases": 120, **options})  # type: ignore[arg-type]
+    return shortcuts(audit, **{"resamples": 60, "cases": 120, **options})
 
 
 def one(result: Result, name: str, **where: object) -> Metric:

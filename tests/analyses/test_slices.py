@@ -171,4 +171,4 @@ def test_large_weights_are_warned_of_and_senseless_options_refused() -> None:
     assert any("have a weight of 10.000" in item for item in result.caveats)
     for options in ({"groups": 1}, {"minimum": 0}, {"weight": -1.0}, {"permutations": 10}):
         with pytest.raises(ConfigError, match=r"analysis\.slices: found groups"):
-            slices(audit_of(patients=20), **options)  # type: ignore[arg-type]
+            slices(audit_of(patients=20), **options)

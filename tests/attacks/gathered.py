@@ -37,7 +37,7 @@ def evidence(**changes: object) -> Evidence:
         "along_slope": np.ones(N), "at_random": np.zeros(N), "cosine": np.full(N, 0.999), "double": ALL,
         "within": first(16, 30), "reached": first(16, 30),
     }  # fmt: skip
-    return Evidence(**{**honest, **changes})  # type: ignore[arg-type]
+    return Evidence(**{**honest, **changes})
 
 
 def of(id_: str, evidence: Evidence) -> Check:

@@ -94,7 +94,7 @@ def of(
 def planted(seed: int, change: Change, count: int = 24) -> Cases:
     """The cases that the honest network decides rightly, seen by the changed one."""
     cases = right(network(seed, 0.0), seed, count)
-    return of(Planted(network(seed, 0.0), change).eval(), cases.pixels, cases.goal.wrong.long().argmin(dim=1), seed)  # type: ignore[attr-defined]
+    return of(Planted(network(seed, 0.0), change).eval(), cases.pixels, cases.goal.wrong.long().argmin(dim=1), seed)
 
 
 def linear(weights: torch.Tensor, bias: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -298,7 +298,7 @@ def test_logits_of_any_scale_give_the_same_verdicts() -> None:
     goal = class_goal(goal.wrong.int().argmin(dim=1), 2, Decision())
     plain = attacked(model, pixels, goal, "linf").smallest
     for scale in (1e-3, 1e3, 1e6):
-        found = attacked(lambda images, scale=scale: scale * model(images), pixels, goal, "linf").smallest  # type: ignore[misc]
+        found = attacked(lambda images, scale=scale: scale * model(images), pixels, goal, "linf").smallest
         assert (columns(found, EPSILONS, 1e-6) == columns(plain, EPSILONS, 1e-6)).all()
 
 

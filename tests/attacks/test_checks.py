@@ -55,7 +55,7 @@ def test_few_cases_do_not_cry_wolf(share: float) -> None:
 def test_one_of_thirty_is_no_sign_though_it_is_more_than_one_percent() -> None:
     half = first(15, 30)
     for id_, states in (("M11", ["clear", "clear", "flagged"]), ("M12", ["clear", "clear", "flagged"])):
-        found = [rules.more_helps(id_, first(15 + more, 30), half).state for more in (1, 2, 3)]  # type: ignore[arg-type]
+        found = [rules.more_helps(id_, first(15 + more, 30), half).state for more in (1, 2, 3)]
         assert found == states
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_the_head_of_a_classifier_is_read_and_gives_its_logits(checkpoint: Path)
     assert found.space == "embeddings"
     assert len(found.layers) == 1
     with torch.no_grad():
-        points, logits = model.embed(pixels), model.logits(pixels)  # type: ignore[attr-defined]
+        points, logits = model.embed(pixels), model.logits(pixels)
     assert torch.allclose(found.logits(points).float(), logits, atol=1e-4)
     # Moving the embedding by the distance, and not by less, turns the decision.
     goal = class_goal(logits.argmax(dim=1), 2, Decision(1, 0.5))
@@ -89,15 +90,15 @@ def test_one_finding_of_several_has_its_own_row(tmp_path: Path) -> None:
     view = finding_view(model, "b")
     found = read_dense(view, pixels)
     with torch.no_grad():
-        assert torch.allclose(found.logits(view.embed(pixels)).float(), view.logits(pixels), atol=1e-4)  # type: ignore[attr-defined]
+        assert torch.allclose(found.logits(view.embed(pixels)).float(), view.logits(pixels), atol=1e-4)
 
 
 def test_reasons_are_given_where_nothing_can_be_read() -> None:
     class Opaque:
-        description = {"architecture": "Opaque"}  # noqa: RUF012  # a stand-in
+        description: ClassVar = {"architecture": "Opaque"}
 
     with pytest.raises(ModelError, match="Opaque is no torch module"):
-        read_dense(Opaque(), PIXELS)  # type: ignore[arg-type]
+        read_dense(Opaque(), PIXELS)
 
     class Curved(NetworkClassifier):
         """A model whose embedding is not what its last linear layer reads."""

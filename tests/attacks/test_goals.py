@@ -67,7 +67,7 @@ def test_a_grade_one_off_is_no_break_when_two_are_asked_for() -> None:
 )
 def test_directions_say_which_wrong_decisions_count(directions: tuple[str, ...], expected: list[bool]) -> None:
     """Labels ill, healthy, ill, ill; decided healthy, ill, another illness, another illness."""
-    decision = Decision(directions=directions, no_disease=0)  # type: ignore[arg-type]
+    decision = Decision(directions=directions, no_disease=0)
     goal = class_goal(torch.tensor([1, 0, 1, 2]), 3, decision)
     assert goal.broken(torch.eye(3)[[0, 2, 2, 1]]).tolist() == expected
 
@@ -78,7 +78,7 @@ def test_a_model_that_looks_for_the_healthy_misses_disease_by_finding_it(
     positive: int, direction: str, broken: list[int]
 ) -> None:
     """Class 1 is "No Finding". Ill and called healthy, ill and called ill, healthy and called ill, healthy and called healthy."""
-    decision = Decision(positive, 0.5, True, (direction,), no_disease=1)  # type: ignore[arg-type]
+    decision = Decision(positive, 0.5, True, (direction,), no_disease=1)
     goal = class_goal(torch.tensor([0, 0, 1, 1]), 2, decision)
     logits = torch.tensor([[0.0, 2.0], [2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     assert goal.broken(logits).tolist() == [bool(each) for each in broken]

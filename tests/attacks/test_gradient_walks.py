@@ -92,11 +92,11 @@ def half_spaces(model: Linear, case: int) -> list[tuple[np.ndarray, np.ndarray]]
     goal, logits = model.cases.goal, model.logits()[case].double()
     weights = model.weights.double()
     if not isinstance(goal, ClassGoal):
-        signs = torch.where(goal.present[case], -1.0, 1.0)  # type: ignore[attr-defined]  # the other kind of goal
+        signs = torch.where(goal.present[case], -1.0, 1.0)
         return [
             ((signs[way] * weights[way])[None].numpy(), (signs[way] * logits[way])[None].numpy())
             for way in range(len(logits))
-            if bool(goal.counts[case, way])  # type: ignore[attr-defined]
+            if bool(goal.counts[case, way])
         ]
     if len(weights) == 1:
         weights, logits = torch.cat([torch.zeros_like(weights), weights]), torch.cat([torch.zeros_like(logits), logits])

@@ -45,7 +45,7 @@ def test_an_attack_that_works_reaches_the_closed_form_in_every_norm(norm: Norm, 
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
 def test_no_loss_is_saturated_on_the_twin(loss: str) -> None:
     def attack(cases: Cases, budget: Budget) -> Found:
-        return pursue(cases, budget, APGD(loss, 30), width=64)  # type: ignore[arg-type]
+        return pursue(cases, budget, APGD(loss, 30), width=64)
 
     for shape in ((1, 12, 12), (3, 80, 80)):
         found = linear_twin(attack, "linf", shape, count=20, seed=0, device=CPU)

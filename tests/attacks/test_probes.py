@@ -252,7 +252,7 @@ def _goes_back(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.enable_grad():
         at = images.detach().clone().requires_grad_()
         at.sum().backward()
-    return inner(images + 0 * at.grad)  # type: ignore[operator]
+    return inner(images + 0 * at.grad)
 
 
 def _transforms(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -116,7 +116,7 @@ def test_noise_is_not_clipped() -> None:
 
 def test_a_case_at_the_boundary_abstains_and_a_wrong_one_is_certified_as_broken() -> None:
     cases, _ = linear(2)
-    turned = replace(cases, goal=replace(cases.goal, wrong=~cases.goal.wrong))  # type: ignore[type-var]
+    turned = replace(cases, goal=replace(cases.goal, wrong=~cases.goal.wrong))
     found = certify(turned, Smoothing(0.01, 400), ())
     assert not found.kept.any()
     assert not found.abstained.any()
@@ -337,7 +337,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
     cases, _ = linear(2)
     for wrong in ({"sigma": 0.0}, {"sigma": math.inf}, {"draws": 0}, {"selection": 0}, {"alpha": 0.5}, {"width": 0}):
         with pytest.raises(ConfigError, match="smoothing"):
-            Smoothing(**{"sigma": 0.1, **wrong})  # type: ignore[arg-type]
+            Smoothing(**{"sigma": 0.1, **wrong})
     with pytest.raises(ConfigError, match="radii"):
         certify(cases, Smoothing(0.1), (-1.0,))
     confirmed = replace(cases, confirm=lambda images, goal: torch.ones(len(images), dtype=torch.bool))

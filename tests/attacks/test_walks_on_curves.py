@@ -120,7 +120,7 @@ def test_random_starts_depend_on_case_and_start_alone(norm: Norm) -> None:
     def run(order: torch.Tensor, starts: tuple[int, ...]) -> dict[tuple[int, int], torch.Tensor]:
         points: dict[tuple[int, int], torch.Tensor] = {}
 
-        def watch(rows, state, seen) -> None:  # type: ignore[no-untyped-def]  # Watch
+        def watch(rows, state, seen) -> None:
             for row in torch.nonzero(rows.step == 0).squeeze(1).tolist():
                 points[int(order[rows.place[row]]), int(rows.start[row])] = state["at"][row]
 

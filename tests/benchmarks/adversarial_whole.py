@@ -82,8 +82,8 @@ def whole_rows(images: int) -> Iterator[Row]:
 
 def _attacked(cases: Cases, norm: str, ladder: tuple[float, ...]) -> Outcome:
     clean = clean_of(cases, width=64, gradients=True)
-    attacks = [each for each in named(()) if each.refuse(norm, 1, gradients=True) is None]  # type: ignore[arg-type]
-    return cascade(cases, norm, ladder, attacks, Effort(), clean)  # type: ignore[arg-type]
+    attacks = [each for each in named(()) if each.refuse(norm, 1, gradients=True) is None]
+    return cascade(cases, norm, ladder, attacks, Effort(), clean)
 
 
 def _bare(cases: Cases, batch: int) -> tuple[float, float]:
@@ -93,6 +93,6 @@ def _bare(cases: Cases, batch: int) -> tuple[float, float]:
     for _ in range(10):
         for place, loss in enumerate((None, "margin")):
             started = process_time()
-            look(part, part.pixels, loss)  # type: ignore[arg-type]
+            look(part, part.pixels, loss)
             times[place].append((process_time() - started) / len(part))
     return sorted(times[0])[5], sorted(times[1])[5]

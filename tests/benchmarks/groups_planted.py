@@ -41,7 +41,7 @@ class _Network(NetworkClassifier):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 64)."""
-        features: torch.Tensor = self.module.features(pixels - 0.5).amax(dim=(2, 3))  # type: ignore[operator]
+        features: torch.Tensor = self.module.features(pixels - 0.5).amax(dim=(2, 3))
         return features
 
 

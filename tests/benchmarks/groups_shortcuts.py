@@ -62,5 +62,5 @@ def _settings(seed: int, shortcut: float) -> PhantomSettings:
 
 def _accused(found: Result, *columns: str) -> bool:
     (ladder,) = [chart for chart in found.charts if chart.title == "Shortcut ladder"]
-    rows = {str(row[0]): str(row[-1]) for row in ladder.rows}  # type: ignore[union-attr]
+    rows = {str(row[0]): str(row[-1]) for row in ladder.rows}
     return any("follows" in rows[name] or "causal" in rows[name] for name in columns)

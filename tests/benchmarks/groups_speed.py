@@ -58,7 +58,7 @@ def _theirs(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray, resam
         ci_quantiles=[0.025, 0.975] if resamples else None, random_state=0 if resamples else None,
     )  # fmt: skip
     if resamples:
-        frame.by_group_ci  # noqa: B018  # made when it is asked for
+        _ = frame.by_group_ci
     return np.asarray(frame.by_group[list(METRICS)].to_numpy(float).T)
 
 

@@ -49,7 +49,7 @@ def opened() -> Callable[[np.ndarray, str, int], np.ndarray]:
     """(H, W, 3) uint8, name, severity to (H, W, 3), with the repair."""
     if importlib.util.find_spec("pkg_resources") is None:
         stand_in = types.ModuleType("pkg_resources")
-        stand_in.resource_filename = lambda package, path: path  # type: ignore[attr-defined]  # a module made here
+        stand_in.resource_filename = lambda package, path: path
         sys.modules["pkg_resources"] = stand_in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,8 +86,8 @@ def peer_rows() -> Iterator[Row]:
             for _ in range(PAIRS):
                 times[0].append(
                     _seconds(lambda own=own: corrupt(pixels, own, SEVERITY, keys, seed=0, modality="natural"))
-                )  # type: ignore[misc]
-                times[1].append(_seconds(lambda name=name: [theirs(image, name, SEVERITY) for image in levels]))  # type: ignore[misc]
+                )
+                times[1].append(_seconds(lambda name=name: [theirs(image, name, SEVERITY) for image in levels]))
         except Exception as problem:  # noqa: BLE001  # the peer's own failure is a row of the table
             failed.append(f"{name} ({type(problem).__name__})")
             continue

@@ -100,7 +100,7 @@ def test_the_draws_of_a_case_are_uniform_and_its_own() -> None:
 def test_coverage_over_repeats_is_the_mean_of_its_distribution(name: str) -> None:
     """50 calibration cases, 200 repeats of 50 audited ones."""
     probabilities, labels, keys = drawn(20_000)
-    scores = strangeness(probabilities, name, keys, seed=2)  # type: ignore[arg-type]
+    scores = strangeness(probabilities, name, keys, seed=2)
     hits = 0
     for start in range(0, 20_000, 100):
         calibration, audited = slice(start, start + 50), slice(start + 50, start + 100)
@@ -148,7 +148,7 @@ def test_a_class_without_calibration_cases_is_in_every_set_by_class() -> None:
 @given(st.integers(0, 10_000), st.integers(10, 60), st.sampled_from(SCORE_NAMES), st.booleans())
 def test_sets_grow_as_fewer_may_be_missed(seed: int, cases: int, name: str, by_class: bool) -> None:
     probabilities, labels, keys = drawn(cases, seed=seed)
-    scores = strangeness(probabilities, name, keys, seed=0)  # type: ignore[arg-type]
+    scores = strangeness(probabilities, name, keys, seed=0)
     smaller = sets(scores, fitted(scores, labels, 0.4, by_class=by_class))
     larger = sets(scores, fitted(scores, labels, 0.15, by_class=by_class))
     assert (larger | ~smaller).all()
@@ -160,8 +160,8 @@ def test_neither_order_of_cases_nor_of_classes_counts(seed: int, name: str) -> N
     probabilities, labels, keys = drawn(30, seed=seed)
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(30), rng.permutation(3)
-    scores = strangeness(probabilities, name, keys, seed=0)  # type: ignore[arg-type]
-    moved = strangeness(probabilities[rows][:, columns], name, [keys[row] for row in rows], seed=0)  # type: ignore[arg-type]
+    scores = strangeness(probabilities, name, keys, seed=0)
+    moved = strangeness(probabilities[rows][:, columns], name, [keys[row] for row in rows], seed=0)
     assert moved == pytest.approx(scores[rows][:, columns], abs=1e-12)
     whole = fitted(scores, labels, 0.2)[0].threshold
     assert fitted(scores[rows], labels[rows], 0.2)[0].threshold == whole
@@ -169,7 +169,7 @@ def test_neither_order_of_cases_nor_of_classes_counts(seed: int, name: str) -> N
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no conformal score 'lax'. Did you mean 'lac'"):
-        strangeness(np.ones((2, 2)) / 2, "lax", ["a", "b"], seed=0)  # type: ignore[arg-type]
+        strangeness(np.ones((2, 2)) / 2, "lax", ["a", "b"], seed=0)
     with pytest.raises(DataError, match="one key"):
         strangeness(np.ones((2, 2)) / 2, "lac", ["a"], seed=0)
     with pytest.raises(DataError, match=r"\(n, K\) and \(n,\)"):

@@ -68,7 +68,7 @@ def test_nobody_is_called_where_every_threshold_breaks_the_rule() -> None:
 @pytest.mark.parametrize("target", ["sensitivity", "fpr"])
 def test_a_rate_of_nobody_is_undefined(target: str) -> None:
     only = cases(SCORES, np.full(8, target == "fpr"))
-    assert np.isnan(chosen_thresholds(Rule(target, 0.5), only)).all()  # type: ignore[arg-type]
+    assert np.isnan(chosen_thresholds(Rule(target, 0.5), only)).all()
 
 
 def test_of_thresholds_with_equal_net_benefit_the_nearest_to_the_stated_one_is_chosen() -> None:
@@ -110,7 +110,7 @@ def test_weights_are_repeated_rows(seed: int, target: str, value: float, ties: i
     scores = np.clip(scores, 0.01, 0.99)
     positive = np.r_[True, False, rng.random(10) < 0.4]
     weights = np.c_[np.ones((4, 2), int), rng.integers(0, 3, (4, 10))]
-    rule = Rule(target, value)  # type: ignore[arg-type]
+    rule = Rule(target, value)
     found = chosen_thresholds(rule, cases(scores, positive), weights)
     expected = [_brute(rule, np.repeat(scores, row), np.repeat(positive, row)) for row in weights]
     assert found == pytest.approx(expected)
@@ -190,7 +190,7 @@ def test_rates_at_a_fixed_threshold_are_those_of_wilson_and_newcombe() -> None:
     known = proportion(hits[0], people[0])
     assert rates["sensitivity"][:4] == pytest.approx(known[:4])
     samples = [type("S", (), {"hits": h, "patients": p}) for h, p in zip(hits, people, strict=True)]
-    assert gaps["sensitivity"][:4] == pytest.approx(difference(*samples)[:4])  # type: ignore[arg-type]
+    assert gaps["sensitivity"][:4] == pytest.approx(difference(*samples)[:4])
     decided = group.scores >= 0.4
     (tn, fp), (fn, tp) = confusion_matrix(group.positive, decided)
     values = (tp / (tp + fn), tn / (tn + fp), fp / (tn + fp), fn / (tp + fn), tp / (tp + fp), tn / (tn + fn))
@@ -211,7 +211,7 @@ def test_a_threshold_that_moves_widens_each_interval_and_no_estimate() -> None:
         assert value == fixed.value
         assert low is not None
         assert high is not None
-        assert 0 <= low <= fixed.low < value < fixed.high <= high <= 1  # type: ignore[operator]
+        assert 0 <= low <= fixed.low < value < fixed.high <= high <= 1
         assert (low, high) != (fixed.low, fixed.high)
         assert moved[name].method.endswith("threshold re-tuned")
 
@@ -245,7 +245,7 @@ def test_intervals_cover_the_rate_at_the_rule_s_own_threshold(size: int) -> None
         gap = tuned_differences(group, other, threshold, again)["sensitivity"]
         sought = (*zip(("sensitivity", "specificity"), truth, strict=True),)
         found = [(rates[name], value) for name, value in sought] + [(gap, 0.0)]
-        held += [item.low <= value <= item.high for item, value in found]  # type: ignore[operator]
+        held += [item.low <= value <= item.high for item, value in found]
     assert held.min() / repeats >= 0.92
 
 

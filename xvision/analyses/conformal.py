@@ -178,8 +178,7 @@ class _Sets:
             yield metric("set_size", self._mean_size(part), better="lower", where={"score": self.name, **part.where})
         for name, count in (("singleton_share", 1), ("empty_share", 0)):
             estimate = proportion(self.size == count, self.audit.patients)
-            better = "higher" if count else "lower"
-            yield metric(name, estimate, better=better, where={"score": self.name})  # type: ignore[arg-type]
+            yield metric(name, estimate, better="higher" if count else "lower", where={"score": self.name})
 
     def _mean_size(self, part: _Part) -> Estimate:
         sizes = self.size[part.members].astype(float)

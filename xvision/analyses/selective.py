@@ -123,9 +123,8 @@ class _Abstention:
         """What the rule decides and gets wrong; reasons where the agreed risk gave none."""
         if isinstance(self.tried, NoRule):
             where: Where = {"rule": f"agreed risk {self.agreed:g}"}
-            for name in ("coverage", "selective_risk"):
-                better = "higher" if name == "coverage" else "lower"
-                yield Metric(name, None, where=where, reason=self.tried.reason, better=better)  # type: ignore[arg-type]
+            yield Metric("coverage", None, where=where, reason=self.tried.reason, better="higher")
+            yield Metric("selective_risk", None, where=where, reason=self.tried.reason, better="lower")
         everyone = np.ones_like(self.wrong)
         yield self._coverage({}, everyone)
         yield self._risk({}, everyone)

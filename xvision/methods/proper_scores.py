@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +130,7 @@ def brier_part_estimates(
 
     found = [
         bootstrap(
-            lambda weights, place=place: statistic(weights)[:, place],  # type: ignore[misc]  # bound now, not later
+            partial(_part, statistic, place),
             codes,
             rng=rng,
             resamples=resamples,
@@ -139,6 +141,10 @@ def brier_part_estimates(
     ]
     squares = [each if each.low is None else each._replace(low=max(each.low, 0.0)) for each in found[:2]]
     return PartEstimates(*squares, *found[2:])
+
+
+def _part(statistic: Callable[[np.ndarray], np.ndarray], place: int, weights: np.ndarray) -> np.ndarray:
+    return statistic(weights)[:, place]
 
 
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

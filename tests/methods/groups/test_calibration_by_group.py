@@ -103,11 +103,11 @@ def test_every_figure_is_that_of_the_group_alone() -> None:
 
 def test_no_group_changes_the_figures_of_another_but_through_the_correction() -> None:
     columns = calibrated({"A": 200, "B": 200, "sharp": 200}, np.random.default_rng(3))
-    alone = rows(tuple(column[columns[2] == "A"] for column in columns))["A"]  # type: ignore[arg-type]  # four columns
+    alone = rows(tuple(column[columns[2] == "A"] for column in columns))["A"]
     beside = rows(columns)["A"]
     assert (alone.error, alone.chance, alone.brier) == (beside.error, beside.chance, beside.brier)
     shuffled = np.random.default_rng(0).permutation(600)
-    again = rows(tuple(column[shuffled] for column in columns))["A"]  # type: ignore[arg-type]  # four columns
+    again = rows(tuple(column[shuffled] for column in columns))["A"]
     assert again.ece[:4] == pytest.approx(beside.ece[:4], abs=1e-12)
     assert again.chance == pytest.approx(beside.chance, abs=1e-12)
 

@@ -97,7 +97,7 @@ def test_a_name_that_is_none_is_refused() -> None:
     with pytest.raises(DataError, match="no group 'X'; the known groups are F, M"):
         missing_bounds(*rows, metric="fpr", group="X")
     with pytest.raises(ConfigError, match="Did you mean 'sensitivity'"):
-        missing_bounds(*rows, metric="sensitivty", group="F")  # type: ignore[arg-type]
+        missing_bounds(*rows, metric="sensitivty", group="F")
 
 
 def counts(unknown: tuple[int, int], known: tuple[int, int], images: int = 1) -> Missingness:

@@ -30,7 +30,7 @@ def calibrated(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def curve(p: np.ndarray, y: np.ndarray, who: np.ndarray, *thresholds: float, **options: float) -> Curve:
-    return decision_curve(p, y, who, thresholds or GRID, rng=np.random.default_rng(0), **({"resamples": 200} | options))  # type: ignore[arg-type]  # numbers
+    return decision_curve(p, y, who, thresholds or GRID, rng=np.random.default_rng(0), **({"resamples": 200} | options))
 
 
 def test_by_hand() -> None:
@@ -91,7 +91,7 @@ def test_intervals_agree_with_resampled_patients_where_counts_are_large() -> Non
             (worth, each.everybody),
             (-worth * (p < each.threshold), each.over_everybody),
         ):
-            resampled = bootstrap(lambda w, mean=mean: w @ mean / w.sum(axis=1), who, rng=rng, resamples=1000)  # type: ignore[misc]  # bound now
+            resampled = bootstrap(lambda w, mean=mean: w @ mean / w.sum(axis=1), who, rng=rng, resamples=1000)
             assert estimate.value == pytest.approx(resampled.value, abs=1e-12)
             assert width(estimate) == pytest.approx(width(resampled), rel=0.12)
 
@@ -178,7 +178,7 @@ def test_ranges_are_runs_of_neighbouring_thresholds() -> None:
     none = Estimate(0.0, 0.0, 0.0, 1, "")
 
     def at(threshold: float, answer: str) -> Benefit:
-        return Benefit(threshold, 1, none, none, none, none, (0.0, 0.0), answer)  # type: ignore[arg-type]  # from a list
+        return Benefit(threshold, 1, none, none, none, none, (0.0, 0.0), answer)
 
     answers = ["better than both", "better than both", "not decided", "better than both", "worse than one"]
     made = [at(0.1 * (place + 1), answer) for place, answer in enumerate(answers)]

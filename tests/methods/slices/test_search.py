@@ -14,7 +14,7 @@ from xvision.methods.slices.search import Search, detectable, find_slices
 
 
 def search(cases: SliceCases, seed: int = 0, columns: dict[str, np.ndarray] | None = None, **options: float) -> Search:
-    return find_slices(cases, columns or {}, rng=np.random.default_rng(seed), permutations=19, **options)  # type: ignore[arg-type]
+    return find_slices(cases, columns or {}, rng=np.random.default_rng(seed), permutations=19, **options)
 
 
 def test_a_planted_slice_is_found_on_patients_who_had_no_part_in_it() -> None:
