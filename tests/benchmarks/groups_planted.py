@@ -12,37 +12,24 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from sklearn.metrics import roc_auc_score
 
-from tests.benchmarks.adversarial_models import Images, Recipe, SmallNetwork, train
 from tests.benchmarks.harness import Row, row
+from tests.benchmarks.phantom_models import trained
 from xvision.analyses.domain_shift import domain_shift
 from xvision.analyses.fairness import fairness
 from xvision.audit import Audit
-from xvision.data.dataset import AuditDataset
 from xvision.data.synthetic import PhantomSettings, phantom_dataset
 from xvision.engine import Engine
 from xvision.methods.decision import Decision
-from xvision.models.network import Facts, NetworkClassifier
-from xvision.models.protocols import InputSpec
 from xvision.result import Result
 
 SEEDS = range(5)
 FLAWS: Mapping[str, Mapping[str, float]] = {
     "clean twin": {}, "contrast gap": {"contrast_gap": 0.4}, "site shift": {"site_shift": 0.5},
 }  # fmt: skip
-_SIDE, _CLASSES, _ALPHA = 32, ("normal", "lesion"), 0.05
+_SIDE, _EPOCHS, _ALPHA = 32, 8, 0.05
 _RATES = ("sensitivity_difference", "specificity_difference")
-
-
-class _Network(NetworkClassifier):
-    """The small network; its embeddings are the largest answers of its filters."""
-
-    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 64)."""
-        features: torch.Tensor = self.module.features(pixels - 0.5).amax(dim=(2, 3))
-        return features
 
 
 @dataclass(frozen=True)
@@ -55,26 +42,15 @@ class _Judged:
     seconds: float
 
 
-def trained(data: AuditDataset, seed: int) -> NetworkClassifier:
-    """The network after eight epochs on the split "train": about a second."""
-    learned, spec = data.split("train"), InputSpec(1, _SIDE, _SIDE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SmallNetwork(2)
-    pixels = torch.from_numpy(np.array(learned.pixels(learned.ids, spec)))
-    train(network, Images(pixels, torch.from_numpy(learned.label_codes(_CLASSES))), Recipe(8, rate=3e-3))
-    told = sum(float(weights.detach().abs().sum()) for weights in network.parameters())
-    facts = Facts(_CLASSES, False, spec, "Small network", "a benchmark", f"small {told:.6f}")
-    return _Network(network.eval(), facts, torch.device("cpu"))
-
-
 def phantom_audit(seed: int, **flaws: float) -> Audit:
     """1,200 audited phantoms of about 800 patients, a model of 1,500 others, and every column declared."""
     data = phantom_dataset(
         PhantomSettings(n=3000, seed=seed, size=_SIDE, contrast=0.45, visits=2, fractions=(0.5, 0.1, 0.4), **flaws)
     )
     columns = ("sex", "age_band"), ("site", "scanner")
-    return Audit(trained(data, seed), data, Decision(1, 0.5, True), seed, Engine(), *columns, task="fairness")
+    return Audit(
+        trained(data, seed, _SIDE, _EPOCHS), data, Decision(1, 0.5, True), seed, Engine(), *columns, task="fairness"
+    )
 
 
 @cache

@@ -1,35 +1,32 @@
 """Hidden slices: found where planted, in embeddings and in phantoms, and seldom where there is none.
 
-The search may raise an alarm in one of twenty data sets without a slice, so that one clean twin in ten is no contradiction.
+The search may raise an alarm in one of twenty data sets without a slice.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 
-from tests.benchmarks.adversarial_models import Images, Recipe, SmallNetwork, train
 from tests.benchmarks.harness import Row, row
+from tests.benchmarks.phantom_models import trained
 from tests.methods.slices.planted import clustered
 from xvision.analyses.slices import slices
 from xvision.audit import Audit
-from xvision.data.dataset import AuditDataset
 from xvision.data.synthetic import PhantomSettings, carriers, phantom_dataset
 from xvision.engine import Engine
 from xvision.methods.decision import Decision
 from xvision.methods.slices.cases import SliceCases, halves
 from xvision.methods.slices.proposers import answers, clusters, coordinates
 from xvision.methods.slices.search import Search, find_slices
-from xvision.models.network import Facts, NetworkClassifier
-from xvision.models.protocols import InputSpec
+from xvision.models.network import NetworkClassifier
 from xvision.result import Result
 
 SEEDS = range(10)
-_SIDE, _CLASSES = 48, ("normal", "lesion")
 _RARE, _OFTEN = 0.03, 0.15
 """Share of the patients who carry the device, where the model learned and where it is audited."""
 
@@ -39,6 +36,7 @@ def slice_rows() -> Iterator[Row]:
     yield from _planted()
     yield from _nothing_planted()
     yield from _phantoms()
+    yield from _coarse()
     yield _speed()
 
 
@@ -100,40 +98,39 @@ def _as_found(cases: SliceCases, seed: int) -> float:
     return float(errors.max() - cases.errors[half].mean())
 
 
-class _Network(NetworkClassifier):
-    """Its embeddings are the largest answers of its filters."""
+@dataclass(frozen=True)
+class _Kind:
+    """Phantoms of one size, half of them to learn from, and how long the network learns them."""
 
-    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 64)."""
-        features: torch.Tensor = self.module.features(pixels - 0.5).amax(dim=(2, 3))
-        return features
+    side: int
+    images: int
+    contrast: float
+    fractions: tuple[float, float, float]
+    epochs: int
+
+    def settings(self, seed: int, hidden: float) -> PhantomSettings:
+        return PhantomSettings(
+            n=self.images, seed=seed, size=self.side, contrast=self.contrast, hidden=hidden, visits=2,
+            fractions=self.fractions,
+        )  # fmt: skip
 
 
-def _settings(seed: int, hidden: float) -> PhantomSettings:
-    return PhantomSettings(n=2400, seed=seed, size=_SIDE, hidden=hidden, visits=2, fractions=(0.5, 0.05, 0.45))
-
-
-@cache
-def _trained(seed: int, hidden: float) -> NetworkClassifier:
-    """Twelve epochs on 1,200 phantoms of about 800 patients: two seconds."""
-    data: AuditDataset = phantom_dataset(_settings(seed, hidden)).split("train")
-    spec = InputSpec(1, _SIDE, _SIDE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SmallNetwork(2)
-    pixels = torch.from_numpy(np.array(data.pixels(data.ids, spec)))
-    train(network, Images(pixels, torch.from_numpy(np.array(data.label_codes(_CLASSES)))), Recipe(12, rate=3e-3))
-    facts = Facts(_CLASSES, False, spec, "Small network", "a benchmark", f"small {seed} {hidden}")
-    return _Network(network.eval(), facts, torch.device("cpu"))
+_FINE = _Kind(48, 2400, 0.4, (0.5, 0.05, 0.45), 12)
+_COARSE = _Kind(32, 3000, 0.45, (0.5, 0.1, 0.4), 8)
 
 
 @cache
-def _audited(seed: int, learned: float, hidden: float) -> tuple[Result, float, float]:
-    """The page; the share of carriers in the first slice and in all. 1,080 audited phantoms of about 720 patients."""
-    settings = _settings(seed, hidden)
+def _model(kind: _Kind, seed: int, hidden: float) -> NetworkClassifier:
+    return trained(phantom_dataset(kind.settings(seed, hidden)), seed, kind.side, kind.epochs)
+
+
+@cache
+def _audited(kind: _Kind, seed: int, learned: float, hidden: float) -> tuple[Result, float, float]:
+    """The page; the share of carriers in the first slice and in all."""
+    settings = kind.settings(seed, hidden)
     columns = ("sex", "age_band"), ("site", "scanner")
     data, decision = phantom_dataset(settings), Decision(1, 0.5, True)
-    audit = Audit(_trained(seed, learned), data, decision, seed, Engine(), *columns, task="slices")
+    audit = Audit(_model(kind, seed, learned), data, decision, seed, Engine(), *columns, task="slices")
     result = slices(audit)
     carried = np.isin(audit.ids, data.table.index.to_numpy(dtype=str)[carriers(settings)])
     table = result.tables["slices"]
@@ -148,32 +145,41 @@ def _count(result: Result, name: str) -> int:
 
 
 def _phantoms() -> Iterator[Row]:
-    rare = [_audited(seed, _RARE, _OFTEN) for seed in SEEDS]
+    rare = [_audited(_FINE, seed, _RARE, _OFTEN) for seed in SEEDS]
     found = sum(_count(result, "slices_confirmed") > 0 for result, _, _ in rare)
     inside = float(np.mean([own for result, own, _ in rare if _count(result, "slices_confirmed")] or [0.0]))
     everybody = float(np.mean([share for _, _, share in rare]))
     yield row(
-        "phantoms, hidden device rare in training: slice confirmed", f"{found} of 10", "≥ 9 of 10", found >= 9,
+        "phantoms, hidden device rare in training: slice confirmed", f"{found} of 10", "10 of 10", found == 10,
         f"{_RARE:.0%} carry it where the model learned, {_OFTEN:.0%} where it is audited",
     )  # fmt: skip
     yield row(
         "the same: share of carriers in the first slice", round(inside, 2), f"≥ {3 * everybody:.2f}", inside >= 3 * everybody,
         f"three times that among all ({everybody:.2f})",
     )  # fmt: skip
-    common = [_audited(seed, _OFTEN, _OFTEN)[0] for seed in SEEDS]
+    common = [_audited(_FINE, seed, _OFTEN, _OFTEN)[0] for seed in SEEDS]
     hidden = sum(_count(result, "slices_confirmed") > 0 for result in common)
     unsure = sum(_count(result, "slices_told_by_score") > 0 for result in common)
     yield row(
         "phantoms, device as frequent in training: slice confirmed", f"{hidden} of 10", "≥ 5 of 10", hidden >= 5,
         f"a model that met the device is unsure of its carriers: told by the score in {unsure} of 10",
     )  # fmt: skip
-    clean = [_audited(seed, 0.0, 0.0)[0] for seed in SEEDS]
+    clean = [_audited(_FINE, seed, 0.0, 0.0)[0] for seed in SEEDS]
     alarms = sum(_count(result, "slices_confirmed") > 0 for result in clean)
     told = sum(_count(result, "slices_told_by_score") > 0 for result in clean)
     yield row(
-        "phantoms, clean twin: slice confirmed", f"{alarms} of 10", "≤ 1 of 10", alarms <= 1,
+        "phantoms, clean twin: slice confirmed", f"{alarms} of 10", "0 of 10", alarms == 0,
         f"errors within the label alone would have accused {told} of 10: cases that the model is unsure of",
     )  # fmt: skip
+
+
+def _coarse() -> Iterator[Row]:
+    """What smaller images with fainter devices do to the search: stated, not asked for."""
+    for name, learned, hidden in (("device rare in training", _RARE, _OFTEN), ("clean twin", 0.0, 0.0)):
+        found = [_audited(_COARSE, seed, learned, hidden)[0] for seed in range(5)]
+        confirmed = sum(_count(result, "slices_confirmed") > 0 for result in found)
+        how = f"{_COARSE.side} × {_COARSE.side} pixels, {_COARSE.images:,} phantoms, seeds 0 to 4"
+        yield row(f"coarse phantoms, {name}: slice confirmed", f"{confirmed} of 5", "shown", True, how)
 
 
 def _speed() -> Row:
